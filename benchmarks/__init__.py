@@ -1,0 +1,1 @@
+"""Benchmarks: ``make bench``, or ``python -m benchmarks``. Contenders are measured in the same run, in turns."""

@@ -1,0 +1,297 @@
+"""The hub against an ``asyncio.Queue`` for each subscriber, side by side in the same run.
+
+Fan-out counts deliveries per CPU second: one producer, N readers, ``burst`` events between two yields of the producer.
+The queues carry the very event they are given; the hub checks, stamps and accounts for each. Every reader must have
+received every event, or the round is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+from benchmarks.measure import Sample, cpu_seconds, rounds, table
+from weavegraph import EndOfStream, EventBus, EventHub, EventStream, node_message
+from weavegraph.events import Event
+
+__all__ = ["run"]
+
+READERS = (1, 8, 64, 1000)
+EVENT = node_message("bench", "a small event")
+
+
+def run(quick: bool = False) -> str:
+    """Every table, as Markdown."""
+    count = 3 if quick else 7
+    parts = [
+        fan_out(64, count, quick),
+        fan_out(1, count, quick),
+        from_a_thread(count, 10_000 if quick else 40_000),
+        publish_cost(3 * count, 4_000 if quick else 8_000),
+        emit(count, 10_000 if quick else 40_000),
+    ]
+    return "\n\n".join(parts)
+
+
+# ── fan-out ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fan_out(burst: int, count: int, quick: bool) -> str:
+    wanted = (20_000 if quick else 60_000) if burst > 1 else (6_000 if quick else 24_000)
+    rows = []
+    for readers in READERS:
+        least = 2 * burst if burst > 1 else 20
+        events = max(least, wanted // readers // burst * burst)
+        results = rounds(
+            {
+                "async for": lambda n=readers, e=events: _run(_hub, n, e, burst, _iterate),
+                "recv_many": lambda n=readers, e=events: _run(_hub, n, e, burst, _many),
+                "Queue": lambda n=readers, e=events: _run(_queues, n, e, burst, _get),
+                "drained": lambda n=readers, e=events: _run(_queues, n, e, burst, _get_all),
+            },
+            count,
+        )
+        queue = results["Queue"]
+        rows.append(
+            [
+                str(readers),
+                results["async for"].text(_rate),
+                _times(results["async for"], queue),
+                results["recv_many"].text(_rate),
+                _times(results["recv_many"], queue),
+                queue.text(_rate),
+                results["drained"].text(_rate),
+            ]
+        )
+    head = ["subscribers", "`async for`", "× Queue", "`recv_many`", "× Queue", "Queue", "Queue, drained"]
+    return f"### Deliveries per CPU second, burst {burst}, {count} rounds\n\n" + table(head, rows)
+
+
+def _run(contender: Callable[..., Awaitable[float]], *arguments: object) -> float:
+    return asyncio.run(contender(*arguments))  # type: ignore[arg-type]
+
+
+async def _hub(readers: int, events: int, burst: int, read: Callable[[EventStream], Awaitable[int]]) -> float:
+    hub = EventHub()
+    tasks = [asyncio.ensure_future(read(hub.subscribe())) for _ in range(readers)]
+    await asyncio.sleep(0)
+    publish = hub.publish
+    before = cpu_seconds()
+    for _ in range(events // burst):
+        for _ in range(burst):
+            publish(EVENT)
+        await asyncio.sleep(0)
+    hub.close()
+    got = await asyncio.gather(*tasks)
+    spent = cpu_seconds() - before
+    return _deliveries(got, events, readers) / spent
+
+
+async def _queues(
+    readers: int, events: int, burst: int, read: Callable[[asyncio.Queue[Event | None]], Awaitable[int]]
+) -> float:
+    queues: list[asyncio.Queue[Event | None]] = [asyncio.Queue() for _ in range(readers)]
+    tasks = [asyncio.ensure_future(read(queue)) for queue in queues]
+    await asyncio.sleep(0)
+    puts = [queue.put_nowait for queue in queues]
+    before = cpu_seconds()
+    for _ in range(events // burst):
+        for _ in range(burst):
+            for put in puts:
+                put(EVENT)
+        await asyncio.sleep(0)
+    for put in puts:
+        put(None)
+    got = await asyncio.gather(*tasks)
+    spent = cpu_seconds() - before
+    return _deliveries(got, events, readers) / spent
+
+
+def _deliveries(got: list[int], events: int, readers: int) -> int:
+    if got != [events] * readers:
+        raise AssertionError(f"of {events} events the readers received {min(got)} to {max(got)}")
+    return events * readers
+
+
+async def _iterate(stream: EventStream) -> int:
+    async for _ in stream:
+        pass
+    return stream.stats().delivered
+
+
+async def _many(stream: EventStream) -> int:
+    try:
+        while True:
+            for _ in await stream.recv_many():
+                pass
+    except EndOfStream:
+        return stream.stats().delivered
+
+
+async def _get(queue: asyncio.Queue[Event | None]) -> int:
+    get, count = queue.get, 0
+    while await get() is not None:
+        count += 1
+    return count
+
+
+async def _get_all(queue: asyncio.Queue[Event | None]) -> int:
+    get, get_nowait, empty, count = queue.get, queue.get_nowait, queue.empty, 0
+    while True:
+        event = await get()
+        while True:
+            if event is None:
+                return count
+            count += 1
+            if empty():
+                break
+            event = get_nowait()
+
+
+# ── thread → loop ────────────────────────────────────────────────────────────────────────────────────
+
+
+def from_a_thread(count: int, events: int) -> str:
+    results = rounds(
+        {
+            "hub, `async for`": lambda: asyncio.run(_thread_to_hub(events, _iterate)),
+            "hub, `recv_many`": lambda: asyncio.run(_thread_to_hub(events, _many)),
+            "Queue + call_soon_threadsafe": lambda: asyncio.run(_thread_to_queue(events)),
+        },
+        count,
+    )
+    queue = results["Queue + call_soon_threadsafe"]
+    rows = [[name, sample.text(_rate), _times(sample, queue)] for name, sample in results.items()]
+    return f"### From a thread into a loop, deliveries per CPU second, {events:,} events\n\n" + table(
+        ["contender", "deliveries", "× Queue"], rows
+    )
+
+
+async def _thread_to_hub(events: int, read: Callable[[EventStream], Awaitable[int]]) -> float:
+    hub = EventHub()
+
+    def produce() -> None:
+        for _ in range(events):
+            hub.publish(EVENT)
+        hub.close()
+
+    # Room for all of them: the thread does not wait for the loop.
+    task = asyncio.ensure_future(read(hub.subscribe(capacity=events)))
+    await asyncio.sleep(0)
+    thread = threading.Thread(target=produce)
+    before = cpu_seconds()
+    thread.start()
+    got = await task
+    spent = cpu_seconds() - before
+    thread.join()
+    return _deliveries([got], events, 1) / spent
+
+
+async def _thread_to_queue(events: int) -> float:
+    queue: asyncio.Queue[Event | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def produce() -> None:
+        for _ in range(events):
+            loop.call_soon_threadsafe(queue.put_nowait, EVENT)
+        loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    task = asyncio.ensure_future(_get(queue))
+    await asyncio.sleep(0)
+    thread = threading.Thread(target=produce)
+    before = cpu_seconds()
+    thread.start()
+    got = await task
+    spent = cpu_seconds() - before
+    thread.join()
+    return _deliveries([got], events, 1) / spent
+
+
+# ── what one event costs its producer ───────────────────────────────────────────────────────────────
+
+
+def publish_cost(count: int, events: int) -> str:
+    cases = {
+        "1": (1, None),
+        "100": (100, None),
+        "1000": (1000, None),
+        "1, with room for 50,000": (1, 50_000),
+        "1000, with room for 50,000 each": (1000, 50_000),
+    }
+    results = rounds(
+        {name: lambda case=case: asyncio.run(_publishing(events, *case)) for name, case in cases.items()}, count
+    )
+    rows = [[name, sample.text(_ns), f"{sample.over(results['1']):.2f}"] for name, sample in results.items()]
+    return f"### Cost of `publish`, {events:,} at a time, all subscribers waiting, {count} rounds\n\n" + table(
+        ["subscribers", "ns", "× one"], rows
+    )
+
+
+async def _publishing(events: int, readers: int, capacity: int | None) -> float:
+    hub = EventHub()
+    streams = [hub.subscribe(capacity=capacity) for _ in range(readers)]
+    tasks = [asyncio.ensure_future(_many(stream)) for stream in streams]
+    await asyncio.sleep(0)
+    publish = hub.publish
+    before = cpu_seconds()
+    for _ in range(events):
+        publish(EVENT)
+    spent = cpu_seconds() - before
+    hub.close()
+    await asyncio.gather(*tasks)
+    return spent / events
+
+
+def emit(count: int, events: int) -> str:
+    bus = EventBus()
+    lanes = iter(range(1_000_000))
+
+    def on_hub(fresh: bool) -> float:
+        with EventHub() as hub:
+            return _loop(hub.emitter().emit, events, fresh)
+
+    def on_lane() -> float:
+        lane = bus.open_lane(f"run-{next(lanes)}", "session")
+        spent = _loop(lane.emitter().emit, events, False)
+        bus.close_lane(lane)
+        return spent
+
+    async def on_queue() -> float:
+        return _loop(asyncio.Queue().put_nowait, events, False)
+
+    results = rounds(
+        {
+            "hub.emitter().emit(event)": lambda: on_hub(False),
+            "the same, event made with metadata": lambda: on_hub(True),
+            "a run's emit: lane and bus, one stamp": on_lane,
+            "asyncio.Queue().put_nowait(event)": lambda: asyncio.run(on_queue()),
+        },
+        count,
+    )
+    bus.close()
+    rows = [[name, sample.text(_ns)] for name, sample in results.items()]
+    return "### Cost of one `emit`, nobody reading\n\n" + table(["call", "ns"], rows)
+
+
+def _loop(call: Callable[[Event], object], events: int, fresh: bool) -> float:
+    before = cpu_seconds()
+    if fresh:
+        for number in range(events):
+            call(node_message("bench", "a small event", number=number))
+    else:
+        for _ in range(events):
+            call(EVENT)
+    return (cpu_seconds() - before) / events
+
+
+def _rate(value: float) -> str:
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.0f} k"
+
+
+def _ns(value: float) -> str:
+    return f"{value * 1e9:,.0f}"
+
+
+def _times(sample: Sample, other: Sample) -> str:
+    return f"{sample.over(other):.1f}"

@@ -1,0 +1,51 @@
+"""HOW it flows: hubs, streams, emitters, and the bus that composes them with sinks."""
+
+from weavegraph.bus._blocking import BlockingEvents
+from weavegraph.bus._bus import (
+    SINK_ERROR_SCOPE,
+    DiagnosticsConfig,
+    EventBus,
+    EventBusMetrics,
+    FlushReport,
+    ShutdownReport,
+    SinkGuard,
+)
+from weavegraph.bus._emitter import HubEmitter
+from weavegraph.bus._hub import DEFAULT_BLOCK_TIMEOUT, DEFAULT_CAPACITY, DEFAULT_MAX_BYTES, EventHub
+from weavegraph.bus._lane import Lane
+from weavegraph.bus._stats import EventHubMetrics, ProducerStats, SinkStats, SubscriberStats
+from weavegraph.bus._stream import EventStream, OnLag, Overflow, gap_event
+from weavegraph.bus._worker import DeadLetter, RetryPolicy, SinkHealth
+
+SubscriberHandle = EventStream
+EmitterHandle = HubEmitter
+
+__all__ = [
+    "DEFAULT_BLOCK_TIMEOUT",
+    "DEFAULT_CAPACITY",
+    "DEFAULT_MAX_BYTES",
+    "SINK_ERROR_SCOPE",
+    "BlockingEvents",
+    "DeadLetter",
+    "DiagnosticsConfig",
+    "EmitterHandle",
+    "EventBus",
+    "EventBusMetrics",
+    "EventHub",
+    "EventHubMetrics",
+    "EventStream",
+    "FlushReport",
+    "HubEmitter",
+    "Lane",
+    "OnLag",
+    "Overflow",
+    "ProducerStats",
+    "RetryPolicy",
+    "ShutdownReport",
+    "SinkGuard",
+    "SinkHealth",
+    "SinkStats",
+    "SubscriberHandle",
+    "SubscriberStats",
+    "gap_event",
+]

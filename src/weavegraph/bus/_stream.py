@@ -1,0 +1,552 @@
+"""A reader: a cursor over a hub, with its own books. Async, blocking and polled use share one cursor.
+
+A stream has one reader; subscribe once more for a second. Taking an event and moving the cursor happen in one step
+without an await, so cancelling or timing out a receive loses nothing: the next call returns the same event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from weavegraph.bus._ring import INFINITE, MAX_SLICE
+from weavegraph.bus._stats import SubscriberStats
+from weavegraph.errors import (
+    EndOfStream,
+    ForkedHubError,
+    Lagged,
+    StreamBusyError,
+    SubscriberOverflowError,
+    WrongLoopError,
+)
+from weavegraph.events import GAP_SCOPE, DiagnosticEvent, Event, EventFilter, Predicate, freeze_metadata
+
+if TYPE_CHECKING:
+    from weavegraph.bus._blocking import BlockingEvents
+    from weavegraph.bus._hub import EventHub
+    from weavegraph.bus._wakeups import LoopGroup
+
+__all__ = ["EventStream", "OnLag", "Overflow", "gap_event"]
+
+Overflow: TypeAlias = Literal["drop_oldest", "block", "disconnect"]
+OnLag: TypeAlias = Literal["notice", "raise", "skip"]
+
+YIELD_AFTER = 0.004
+"""Seconds after which a reader that always finds events lets its loop run (contract R7 allows 5 ms)."""
+FILTER_SLICE = 256
+"""Events that one ``recv_many`` shows to its filter before it looks at the clock."""
+WARN_EVERY = 10.0
+_log = logging.getLogger("weavegraph.event_bus")
+clock = time.monotonic
+
+
+def gap_event(count: int, first_seq: int, last_seq: int) -> DiagnosticEvent:
+    """The notice that ``count`` events, ``first_seq`` to ``last_seq``, were lost to this reader. It has no seq."""
+    metadata = freeze_metadata({"count": count, "first_seq": first_seq, "last_seq": last_seq})
+    return DiagnosticEvent(GAP_SCOPE, f"{count} events lost ({first_seq} to {last_seq})", metadata)
+
+
+class EventStream:
+    """One subscription; made by ``subscribe``. One reader at a time, in one event loop or in plain threads.
+
+    Loss: as chosen by ``overflow`` and ``on_lag`` of ``subscribe``; ``stats()`` accounts for every event.
+    Cancellation: safe everywhere, nothing is lost. After the end: every receive raises ``EndOfStream``.
+    """
+
+    def __init__(
+        self,
+        hub: EventHub,
+        after: int,
+        history_floor: int,
+        capacity: int,
+        overflow: Overflow,
+        on_lag: OnLag,
+        filter: EventFilter | Predicate | None,
+        name: str,
+    ) -> None:
+        self.name = name
+        self._hub = hub
+        self._ring = hub._ring
+        self._s0 = self._position = after
+        self._history_floor = history_floor  # older events than the hub's capacity are lost to a late reader
+        head = hub._ring.head
+        # Replayed events do not count against the capacity until the reader has caught up (contract K1).
+        self._capacity = capacity
+        self._replay_end = head if after < head else 0
+        self._limit = min(capacity + head - max(after, history_floor), INFINITE)
+        self._overflow: Overflow = overflow
+        self._on_lag: OnLag = on_lag
+        self._filter: Callable[[Event], bool] | None = filter
+        self._filtered = self._filter_errors = self._dropped = self._reported = 0
+        # The newest slice read from the ring, which holds the events after position _slice_start.
+        self._slice: tuple[Event, ...] = ()
+        self._slice_start = 0
+        self._closed_at: int | None = None  # the head when this stream was closed
+        self._cut_at: int | None = None  # the head when overflow="disconnect" struck
+        self._finished = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._group: LoopGroup | None = None
+        self._waiting = False  # a receive is parked: a second one is refused
+        self._turn_at = 0.0  # when a receive last let the loop run
+        self._warns = True
+        self._warned_at = float("-inf")
+
+    # ── the one way to take events; everything else is a shell around it ─────────────────────────────
+
+    def _poll(self) -> tuple[Event, ...] | DiagnosticEvent | None:
+        """What is ready after the cursor: events (not yet passed), a gap notice (passed), or nothing.
+
+        Raises ``EndOfStream``, ``Lagged`` (its range is passed) or ``SubscriberOverflowError``.
+        """
+        ring, hub = self._ring, self._hub
+        while True:
+            if self._closed_at is not None:
+                self._raise_end()
+            if hub._forked:
+                raise ForkedHubError
+            head, position = ring.head, self._position
+            behind = head - position
+            if self._replay_end and position >= self._replay_end and behind <= self._capacity:
+                self._caught_up()
+            if self._overflow == "disconnect" and (head > self._full_at() or self._cut_at is not None):
+                self._overflown(self._full_at() + 1)
+                self._raise_end()
+            floor = max(head - self._limit, self._history_floor) if self._overflow != "block" else self._history_floor
+            if floor > position:
+                notice = self._lose(floor)
+                if notice is not None:
+                    return notice
+                continue
+            start = self._slice_start
+            if start <= position < start + len(self._slice):
+                return self._slice if start == position else self._slice[position - start :]
+            if not behind:
+                if hub._closed:
+                    # What was published before the close is in the ring: look once more, then it is the end.
+                    if ring.head != head:
+                        continue
+                    self._finish()
+                    self._raise_end()
+                return None
+            oldest = ring.oldest()
+            if position < oldest:
+                pinned = ring.pinned_after(position)
+                if pinned is not None and pinned[0] == position + 1:
+                    self._slice, self._slice_start = (pinned[1],), position
+                    return self._slice
+                notice = self._lose(oldest if pinned is None else pinned[0] - 1)
+                if notice is not None:
+                    return notice
+                continue
+            found = ring.read(position, head)
+            if found is not None:
+                self._slice, self._slice_start = found, position
+                return found
+
+    def _full_at(self) -> int:
+        """The head at which this reader's room is used up; what was gone before it came takes none."""
+        return max(self._position, self._history_floor) + self._limit
+
+    def _caught_up(self) -> None:
+        with self._hub._lock:
+            self._replay_end = 0
+            self._limit = self._capacity
+            if self._overflow == "block":
+                self._hub._replan()  # producers go by the larger limit of the replay
+
+    def _lose(self, floor: int) -> DiagnosticEvent | None:
+        """Pass everything up to ``floor`` as lost; the notice to deliver, if this reader wants one."""
+        with self._hub._lock:
+            first, count = self._position + 1, floor - self._position
+            self._dropped += count
+            self._reported += count
+            self._position = floor
+        self._warn(count)
+        if self._on_lag == "raise":
+            raise Lagged(count, first, floor)
+        return gap_event(count, first, floor) if self._on_lag == "notice" else None
+
+    def _warn(self, count: int) -> None:
+        now = clock()
+        if now - self._warned_at >= WARN_EVERY:
+            self._warned_at = now
+            _log.warning(
+                "subscriber %r of %r lagged and lost %d events (%d in all); read faster, or give it more capacity",
+                self.name, self._hub.name, count, self._dropped,
+            )  # fmt: skip
+
+    def _matches(self, event: Event) -> bool:
+        try:
+            return bool(self._filter(event))  # type: ignore[misc]
+        except Exception:
+            self._filter_errors += 1
+            if self._filter_errors == 1:
+                _log.warning("the filter of subscriber %r raised; it counts as no match", self.name, exc_info=True)
+            return False
+
+    def _pass(self) -> None:
+        """The cursor moved: a producer that waits for this reader may look again."""
+        if self._overflow == "block" and (self._hub._producers or self._hub._producers_elsewhere):
+            self._hub._room_freed()
+
+    # ── receiving ─────────────────────────────────────────────────────────────────────────────────
+
+    def try_recv(self) -> Event | None:
+        """The next event, or ``None`` when nothing is ready. Never waits.
+
+        Raises:
+            EndOfStream: the stream is over. Lagged: with ``on_lag="raise"``. StreamBusyError: somebody waits.
+        """
+        if self._waiting:
+            raise StreamBusyError
+        return self._take()
+
+    def _take(self, *, brief: bool = False) -> Event | None:
+        """The next event that matches; ``brief``: or ``None`` after some milliseconds of events that do not."""
+        until = 0.0
+        while True:
+            ready = self._poll()
+            if ready is None or type(ready) is DiagnosticEvent:
+                return ready  # type: ignore[return-value]
+            for event in ready:  # type: ignore[union-attr]
+                if self._filter is None or self._matches(event):
+                    self._position += 1
+                    self._pass()
+                    return event
+                self._filtered += 1
+                self._position += 1
+                self._pass()
+                if brief:
+                    until = until or clock() + YIELD_AFTER / 2
+                    if clock() > until:
+                        return None
+
+    async def recv(self) -> Event:
+        """The next event; waits for it.
+
+        Raises:
+            EndOfStream: the stream is over. Lagged: with ``on_lag="raise"``. StreamBusyError, WrongLoopError: misuse.
+        """
+        while True:
+            if clock() - self._turn_at > YIELD_AFTER:
+                await self._yield()
+            if self._waiting:
+                raise StreamBusyError
+            event = self._take(brief=True)
+            if event is not None:
+                return event
+            await self._park(None)
+
+    async def recv_many(self, max: int = MAX_SLICE) -> tuple[Event, ...]:
+        """At least one event and at most ``max``, in order; waits for the first. The fastest way to read.
+
+        A gap notice comes alone. Raises as ``recv``.
+        """
+        if type(max) is not int or max < 1:
+            raise ValueError(f"max={max!r}: give a whole number from 1")
+        while True:
+            if clock() - self._turn_at > YIELD_AFTER:
+                await self._yield()
+            batch = self._take_many(max)
+            if batch:
+                return batch
+            await self._park(None)
+
+    def _take_many(self, most: int) -> tuple[Event, ...]:
+        """What is ready, at most ``most``; nothing also after some milliseconds of events that do not match."""
+        if self._waiting:
+            raise StreamBusyError
+        until = 0.0
+        if self._filter is not None:
+            most = min(most, FILTER_SLICE)
+        while True:
+            ready = self._poll()
+            if ready is None:
+                return ()
+            if type(ready) is DiagnosticEvent:
+                return (ready,)
+            batch: tuple[Event, ...] = ready if len(ready) <= most else ready[:most]  # type: ignore[assignment, arg-type, index]
+            if self._filter is not None:
+                kept = tuple(event for event in batch if self._matches(event))
+                self._filtered += len(batch) - len(kept)
+                self._position += len(batch)
+                self._pass()
+                if kept:
+                    return kept
+                until = until or clock() + YIELD_AFTER / 2
+                if clock() > until:
+                    return ()
+                continue
+            self._position += len(batch)
+            self._pass()
+            return batch
+
+    async def next_timeout(self, seconds: float) -> Event | None:
+        """The next event, or ``None`` if none came within ``seconds``: one deadline over the whole call.
+
+        Raises:
+            EndOfStream: the stream is over (never ``None``).
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            if clock() - self._turn_at > YIELD_AFTER:
+                await self._yield()
+            if self._waiting:
+                raise StreamBusyError
+            event = self._take(brief=True)
+            if event is not None:
+                return event
+            if loop.time() >= deadline:
+                return None
+            await self._park(deadline)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        # An async generator over the persistent cursor is the fastest pure-Python form (a coroutine __anext__
+        # costs 15 to 20 % more). The cursor lives on the stream: breaking out and iterating again goes on.
+        ring = self._ring
+        since, chunk = clock(), 8
+        plain = self._filter is None and self._overflow != "block"
+        while True:
+            try:
+                if self._waiting:
+                    raise StreamBusyError
+                ready = self._poll()
+            except EndOfStream:
+                return
+            if ready is None:
+                await self._park(None)
+                since = clock()
+                continue
+            if type(ready) is DiagnosticEvent:
+                yield ready
+                continue
+            position = self._position
+            # Until the head passes `bound` nothing of this slice can be lost to this reader's own capacity.
+            bound = position + self._limit
+            for event in islice(ready, chunk):  # type: ignore[arg-type]
+                if self._position != position or ring.head > bound:
+                    break  # somebody else moved the cursor, or this slice is partly lost: look again
+                if plain:
+                    self._position = position = position + 1
+                    yield event
+                    continue
+                matches = self._filter is None or self._matches(event)
+                if self._position != position:
+                    break
+                if not matches:
+                    self._filtered += 1
+                self._position = position = position + 1
+                self._pass()
+                if matches:
+                    yield event
+            now = clock()
+            spent = now - since
+            if spent > YIELD_AFTER / 2:
+                # Chunks shrink until one takes well under the bound, so the clock is read once a chunk only.
+                chunk = max(1, chunk // 4)
+                await self._yield()
+                since = clock()
+            elif chunk < MAX_SLICE:
+                chunk *= 2
+
+    def blocking(self) -> BlockingEvents:
+        """The same cursor for a plain thread: an iterator with its own ``next_timeout``."""
+        from weavegraph.bus._blocking import BlockingEvents
+
+        return BlockingEvents(self)
+
+    async def _yield(self) -> None:
+        """Let the loop run: this reader has found events for some milliseconds (contract R7). Nothing is in hand."""
+        await asyncio.sleep(0)
+        self._turn_at = clock()
+
+    async def _park(self, deadline: float | None) -> None:
+        """Wait until something may be ready, or until ``deadline`` on the loop's clock."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise WrongLoopError
+            self._loop = loop
+            self._group = self._hub._wakeups.group(loop)
+        group, hub = self._group, self._hub
+        assert group is not None
+        future = loop.create_future()
+        group.parked[self] = future
+        hub._wakeups.armed = True
+        if self._ring.head != self._position or hub._closed or self._closed_at is not None:
+            group.parked.pop(self, None)  # armed, looked again: something came in between
+            return
+        timer = None if deadline is None else loop.call_at(deadline, _wake, future)
+        self._waiting = True
+        try:
+            await future
+        finally:
+            self._waiting = False
+            self._turn_at = clock()
+            group.parked.pop(self, None)
+            if timer is not None:
+                timer.cancel()
+
+    # ── ending ────────────────────────────────────────────────────────────────────────────────────
+
+    def close(self) -> None:
+        """Unsubscribe at once. What was not read is counted as abandoned. Idempotent; any thread."""
+        self._finish()
+        if self._waiting:
+            self._hub._wakeups.notify()
+
+    async def aclose(self) -> None:
+        """As ``close``; for symmetry with other async resources."""
+        self.close()
+
+    def _finish(self) -> None:
+        with self._hub._lock:
+            if self._closed_at is not None:
+                return
+            self._settle_loss()
+            self._closed_at = self._ring.head if self._cut_at is None else self._cut_at
+            self._finished = True
+            self._slice = ()
+            self._hub._forget(self)
+
+    def _settle_loss(self) -> None:
+        """What is lost by now is counted; a reader that leaves needs no notice of it."""
+        lost = self._pending()
+        self._dropped += lost
+        self._reported += lost
+        self._position += lost
+
+    def _overflown(self, head: int) -> None:
+        """``overflow="disconnect"`` struck when the head reached ``head``."""
+        with self._hub._lock:
+            if self._cut_at is None and self._closed_at is None:
+                self._cut_at = head
+                self._closed_at = head
+                self._slice = ()
+                self._hub._forget(self)
+
+    def _raise_end(self) -> None:
+        if self._cut_at is not None:
+            raise SubscriberOverflowError(self._position, None if self._capacity == INFINITE else self._capacity)
+        raise EndOfStream
+
+    def __enter__(self) -> EventStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> EventStream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # __init__ did not finish
+            if self._closed_at is None and not self._hub._forked:
+                if self._warns and not self._hub._closed:
+                    warnings.warn(
+                        f"unclosed {self!r}: close it, or read it to the end",
+                        ResourceWarning,
+                        source=self,
+                        stacklevel=2,
+                    )
+                self._finish()
+            self._hub._bury(self)
+
+    # ── the books ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def position(self) -> int:
+        """The position of the last event that was received, passed over, or reported lost."""
+        return self._position
+
+    @property
+    def lag(self) -> int:
+        """Events accepted and not yet received."""
+        return self.stats().buffered
+
+    @property
+    def dropped(self) -> int:
+        """Events lost to this reader, reported or not yet."""
+        return self.stats().dropped
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream is over: closed, cut off, or read to the end."""
+        return self._closed_at is not None
+
+    def stats(self) -> SubscriberStats:
+        """Where every event since this stream's start went; exact at the instant of the call."""
+        with self._hub._lock:
+            return self._stats()
+
+    def _pending(self) -> int:
+        """Events that are lost already, and that the reader will learn of at its next receive."""
+        if self._closed_at is not None:
+            return 0
+        ring, position = self._ring, self._position
+        floor = max(position, self._history_floor)
+        if self._overflow == "drop_oldest":
+            floor = max(floor, ring.head - self._limit)
+        in_hand = self._slice_start + len(self._slice)
+        if self._slice_start <= floor < in_hand:
+            # What is in hand survives the byte bound, so a second range may be lost behind it.
+            return floor - position + ring.lost_after(in_hand)
+        return floor - position + ring.lost_after(floor)
+
+    def _stats(self) -> SubscriberStats:
+        head = self._ring.head
+        if self._overflow == "disconnect" and self._closed_at is None and head > self._full_at():
+            self._overflown(self._full_at() + 1)
+        closed_at = self._closed_at
+        if closed_at is not None:
+            head = closed_at
+        pending = self._pending()
+        dropped = self._dropped + pending
+        unread = head - self._position - pending
+        in_skip = self._on_lag == "skip"
+        oldest = None if closed_at is not None or not unread else self._oldest_unread()
+        capacity = self._limit if self._limit < INFINITE else None
+        return SubscriberStats(
+            name=self.name,
+            s0=self._s0,
+            head=head,
+            position=self._position,
+            delivered=self._position - self._s0 - self._dropped - self._filtered,
+            filtered=self._filtered,
+            dropped=dropped,
+            reported=dropped if in_skip else self._reported,
+            pending_report=0 if in_skip else pending,
+            buffered=0 if closed_at is not None else unread,
+            abandoned=unread if closed_at is not None else 0,
+            filter_errors=self._filter_errors,
+            lag_seconds=0.0 if oldest is None else max(0.0, (self._hub._now() - oldest.timestamp).total_seconds()),
+            distance_to_loss=None if capacity is None or closed_at is not None else max(0, capacity - unread),
+            closed=closed_at is not None,
+        )
+
+    def _oldest_unread(self) -> Event | None:
+        ring = self._ring
+        seq = max(self._position, ring.oldest(), ring.head - self._limit) + 1
+        return ring.slots[seq % ring.size] if seq <= ring.head else None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed_at is not None else "open"
+        return f"<EventStream {self.name!r} {state} position={self._position}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an EventStream lives in one process and cannot be pickled; send its position instead")
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,5 @@
+import sys
+
+from weavegraph.demo import main
+
+sys.exit(main())

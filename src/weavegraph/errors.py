@@ -1,0 +1,352 @@
+"""Every exception of weavegraph, split by who caused it.
+
+::
+
+    WeavegraphError
+    ├── NodeContextError            what a node's context may raise
+    │   └── EmitterError            an event was not accepted
+    │       ├── HubClosedError      you emitted after close()
+    │       │   └── ForkedHubError  you used the parent's hub in a forked child
+    │       ├── RunClosedError      you emitted after the run's terminal event
+    │       ├── BackpressureError   a reader with overflow="block" had no room
+    │       ├── EventInvalidError   the event breaks a rule
+    │       └── EventTooLargeError  the event breaks a size limit
+    ├── EventDecodeError            bytes that are not one of our events
+    ├── StreamError                 a subscription was used wrongly or ended by force
+    │   ├── StreamBusyError         two receives at once on one stream
+    │   ├── WrongLoopError          one stream used from two event loops
+    │   ├── BlockingInLoopError     a blocking read on a thread that runs a loop
+    │   ├── InvalidPositionError    `after` is not a position of this hub
+    │   └── SubscriberOverflowError overflow="disconnect" closed this subscriber
+    ├── ConfigError                 a setting is wrong
+    │   └── UnknownSinkError        no sink of that name
+    ├── SinkError                   raised by sinks
+    │   └── PermanentSinkError      retrying cannot help
+    └── GraphError                  a graph, its state or a run of it is wrong
+        ├── CompileError            compile() found faults: all of them
+        ├── StateError              a node returned what its state cannot take
+        ├── NodeOutputError         a node returned something that is no update
+        ├── StepLimitError          the run took more steps than allowed
+        ├── RunCancelledError       the run was cancelled before its end
+        ├── NoRunningLoopError      app.start() without a running loop
+        └── RunNotFoundError        no such run here
+
+    Lagged, EndOfStream             signals, not faults: they answer "what happened?"
+
+Facts are attributes, the sentence is written by the class, and ``code`` is a stable word for programs.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BackpressureError",
+    "BlockingInLoopError",
+    "CompileError",
+    "ConfigError",
+    "EmitterError",
+    "EndOfStream",
+    "EventDecodeError",
+    "EventInvalidError",
+    "EventTooLargeError",
+    "ForkedHubError",
+    "GraphError",
+    "HubClosedError",
+    "InvalidPositionError",
+    "Lagged",
+    "NoRunningLoopError",
+    "NodeContextError",
+    "NodeOutputError",
+    "PermanentSinkError",
+    "RunCancelledError",
+    "RunClosedError",
+    "RunNotFoundError",
+    "SinkError",
+    "StateError",
+    "StepLimitError",
+    "StreamBusyError",
+    "StreamError",
+    "SubscriberOverflowError",
+    "UnknownSinkError",
+    "WeavegraphError",
+    "WrongLoopError",
+]
+
+
+class WeavegraphError(Exception):
+    """Base of every fault. ``code`` never changes between releases."""
+
+    code: ClassVar[str] = "weavegraph"
+
+
+class NodeContextError(WeavegraphError):
+    """Something that a node asked of its context could not be done."""
+
+    code = "node_context"
+
+
+class EmitterError(NodeContextError):
+    """An event was not accepted. It reached nobody."""
+
+    code = "emitter"
+
+
+class HubClosedError(EmitterError):
+    """The hub was closed before this event."""
+
+    code = "hub_closed"
+
+    def __init__(self) -> None:
+        super().__init__("the hub is closed: nothing can be emitted after close() or shutdown()")
+
+
+class ForkedHubError(HubClosedError):
+    """A hub that the parent process had used is used in a forked child."""
+
+    code = "hub_forked"
+
+    def __init__(self) -> None:
+        EmitterError.__init__(
+            self,
+            "this hub was in use before os.fork(): its readers and threads live in the parent; "
+            "create a new EventHub, EventBus or App in the child",
+        )
+
+
+class RunClosedError(EmitterError):
+    """The run has written its terminal event; nothing of this attempt is accepted any more."""
+
+    code = "run_closed"
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"run {run_id!r} is over: its terminal event is written, this event was not accepted")
+
+
+class BackpressureError(EmitterError):
+    """A subscriber with ``overflow="block"`` had no room; the event reached nobody."""
+
+    code = "backpressure"
+
+    def __init__(self, waited: float) -> None:
+        self.waited = waited
+        super().__init__(
+            f"a subscriber with overflow='block' is full (waited {waited:g} s); "
+            "read faster, give it more capacity, or choose overflow='drop_oldest'"
+        )
+
+
+class EventInvalidError(EmitterError):
+    """The event breaks a rule; ``field`` says where."""
+
+    code = "event_invalid"
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field, self.problem = field, problem
+        super().__init__(f"event refused: {field}: {problem}")
+
+
+class EventTooLargeError(EmitterError):
+    """The event is larger or deeper than allowed."""
+
+    code = "event_too_large"
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        self.what, self.size, self.limit = what, size, limit
+        super().__init__(f"event refused: {what} is {size}, the limit is {limit}; send a reference instead")
+
+
+class EventDecodeError(WeavegraphError):
+    """The bytes are not an event of a known version."""
+
+    code = "event_decode"
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"not a weavegraph event: {problem}")
+
+
+class StreamError(WeavegraphError):
+    """A subscription was used wrongly, or was ended by force."""
+
+    code = "stream"
+
+
+class StreamBusyError(StreamError):
+    """A second receive while one is waiting."""
+
+    code = "stream_busy"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this stream is already being received from: one reader each; "
+            "subscribe() once more for a second reader (every reader sees every event)"
+        )
+
+
+class WrongLoopError(StreamError):
+    """The stream belongs to another event loop."""
+
+    code = "wrong_loop"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this stream was first used in another event loop; subscribe() in this one, or use .blocking()"
+        )
+
+
+class BlockingInLoopError(StreamError):
+    """A blocking receive was tried on a thread that runs an event loop."""
+
+    code = "blocking_in_loop"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "blocking iteration would stop the event loop of this thread; "
+            "use 'async for' here, or iterate in a thread (asyncio.to_thread)"
+        )
+
+
+class InvalidPositionError(StreamError):
+    """``after`` is not a position that this hub can resume from."""
+
+    code = "invalid_position"
+
+    def __init__(self, after: object, head: int) -> None:
+        self.after, self.head = after, head
+        super().__init__(f"after={after!r} is no position here: give an int from 0 to the head, {head}")
+
+
+class SubscriberOverflowError(StreamError):
+    """``overflow="disconnect"``: the reader was too slow; resume after ``last_position``."""
+
+    code = "subscriber_overflow"
+
+    def __init__(self, last_position: int, capacity: int | None) -> None:
+        self.last_position, self.capacity = last_position, capacity
+        super().__init__(
+            f"this subscriber was closed because it fell more than {capacity} events behind; "
+            f"subscribe again with after={last_position}"
+        )
+
+
+class ConfigError(WeavegraphError):
+    """A setting is wrong; the text names it and what is allowed."""
+
+    code = "config"
+
+
+class UnknownSinkError(ConfigError):
+    """No sink is registered under that name."""
+
+    code = "unknown_sink"
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        self.name, self.known = name, known
+        super().__init__(f"no sink is called {name!r}; known: {', '.join(known)}")
+
+
+class SinkError(WeavegraphError):
+    """A sink could not take a batch; it is tried again unless it delivers at most once."""
+
+    code = "sink"
+
+
+class PermanentSinkError(SinkError):
+    """A sink could not take a batch, and trying again cannot help."""
+
+    code = "sink_permanent"
+
+
+class GraphError(WeavegraphError):
+    """A graph, its state, or a run of it is wrong."""
+
+    code = "graph"
+
+
+class CompileError(GraphError):
+    """``compile()`` found faults; ``faults`` holds one sentence for each."""
+
+    code = "compile"
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        self.faults = faults
+        lines = "".join(f"\n  - {fault}" for fault in faults)
+        super().__init__(f"the graph has {len(faults)} fault{'s' * (len(faults) != 1)}:{lines}")
+
+
+class StateError(GraphError):
+    """A node's update does not fit the state."""
+
+    code = "state"
+
+
+class NodeOutputError(GraphError):
+    """A node returned something that is neither an update nor a command."""
+
+    code = "node_output"
+
+    def __init__(self, node: str, value: object) -> None:
+        self.node = node
+        super().__init__(f"node {node!r} returned a {type(value).__name__}; return a mapping of state keys, or None")
+
+
+class StepLimitError(GraphError):
+    """The run reached its step limit; a loop that never ends, or a limit that is too low."""
+
+    code = "step_limit"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"the run took {limit} steps without reaching END; raise RuntimeConfig(step_limit=…)")
+
+
+class RunCancelledError(GraphError):
+    """The run was cancelled."""
+
+    code = "run_cancelled"
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        self.run_id, self.reason = run_id, reason
+        super().__init__(f"run {run_id!r} was cancelled: {reason}")
+
+
+class NoRunningLoopError(GraphError):
+    """``app.start`` needs a running event loop."""
+
+    code = "no_running_loop"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "app.start() needs a running event loop; from a script use asyncio.run(app.invoke(…)) or app.invoke_sync(…)"
+        )
+
+
+class RunNotFoundError(GraphError):
+    """The run is unknown here, or was forgotten."""
+
+    code = "run_not_found"
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"no run {run_id!r} here: it never started, or its events are no longer kept")
+
+
+class Lagged(Exception):
+    """Signal: ``missed`` events were lost to this reader, ``first_seq`` to ``last_seq``; go on receiving."""
+
+    code: ClassVar[str] = "lagged"
+
+    def __init__(self, missed: int, first_seq: int, last_seq: int) -> None:
+        self.missed, self.first_seq, self.last_seq = missed, first_seq, last_seq
+        super().__init__(f"missed {missed} events ({first_seq} to {last_seq})")
+
+
+class EndOfStream(Exception):
+    """Signal: the stream is over and everything was read. Asking again gives the same answer."""
+
+    code: ClassVar[str] = "end_of_stream"
+
+    def __init__(self) -> None:
+        super().__init__("the stream has ended")

@@ -1,0 +1,87 @@
+"""Sinks by name: built-in ones, and those that other packages register as entry points ``weavegraph.sinks``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeAlias
+
+from weavegraph.bus._factory import set_factory
+from weavegraph.config import SinkConfig
+from weavegraph.errors import ConfigError, UnknownSinkError
+from weavegraph.sinks._jsonlines import JsonLinesSink
+from weavegraph.sinks._memory import MemorySink
+from weavegraph.sinks._stdout import StdOutSink
+
+__all__ = ["SinkFactory", "known_sinks", "make_sink", "register_sink"]
+
+SinkFactory: TypeAlias = Callable[..., Any]
+"""Called with the URL's target, if it has one, and the options as keywords; returns a sink."""
+
+_BUILT_IN: dict[str, SinkFactory] = {"jsonl": JsonLinesSink, "memory": MemorySink, "stdout": StdOutSink}
+_registered: dict[str, SinkFactory] = {}
+
+
+def register_sink(name: str, factory: SinkFactory) -> None:
+    """Make ``name:target`` work in this process; a package registers an entry point instead.
+
+    ``[project.entry-points."weavegraph.sinks"]`` with ``kafka = "my_package:KafkaSink"`` makes ``kafka:…`` work
+    wherever that package is installed.
+    """
+    SinkConfig(kind=name)  # checks the name
+    _registered[name] = factory
+
+
+def known_sinks() -> tuple[str, ...]:
+    """Every name that a ``SinkConfig`` may have here."""
+    return tuple(sorted({*_BUILT_IN, *_registered, *_entry_points()}))
+
+
+def make_sink(config: SinkConfig) -> Any:
+    """The sink that ``config`` describes.
+
+    Raises:
+        UnknownSinkError: no sink of that name; lists the known ones.
+        ConfigError: the sink does not take this target or these options.
+    """
+    if config.sink is not None:
+        return config.sink
+    factory = _registered.get(config.kind) or _BUILT_IN.get(config.kind) or _load(config.kind)
+    try:
+        sink = factory(*([config.target] if config.target else []), **_typed(config.options))
+    except TypeError as exc:
+        raise ConfigError(f"sink {config.url!r}: {exc}") from exc
+    if config.name is not None:
+        sink.name = config.name
+    if config.capacity is not None:
+        sink.capacity = config.capacity
+    return sink
+
+
+def _load(kind: str) -> SinkFactory:
+    found = _entry_points().get(kind)
+    if found is None:
+        raise UnknownSinkError(kind, known_sinks())
+    try:
+        factory: SinkFactory = found.load()
+    except ImportError as exc:
+        raise ConfigError(f"sink {kind!r} is registered as {found.value}, which cannot be imported: {exc}") from exc
+    return factory
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="weavegraph.sinks")}
+
+
+def _typed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a URL are text: numbers and truth values become what they say."""
+    words = {"true": True, "false": False, "none": None}
+    typed: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, str):
+            value = words.get(value.lower(), int(value) if value.isascii() and value.isdigit() else value)
+        typed[key] = value
+    return typed
+
+
+set_factory(make_sink)

@@ -1,0 +1,22 @@
+"""Text for a terminal: one line an event, and nothing in it that a terminal would obey."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["escape_controls"]
+
+# C0, DEL, C1; line and paragraph separators; zero-width and bidirectional overrides that make text lie.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_NAMES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def escape_controls(text: str) -> str:
+    """``text`` with every control character made visible: ESC becomes ``\\x1b``. The result is one line."""
+    return _UNSAFE.sub(_visible, text)
+
+
+def _visible(match: re.Match[str]) -> str:
+    char = match[0]
+    code = ord(char)
+    return _NAMES.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

@@ -1,0 +1,25 @@
+"""What `import weavegraph` needs, and what it leaves alone. Each test is a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+POSIX_ONLY = ("fcntl", "resource", "termios", "pwd", "grp")
+OPTIONAL = ("rich", "typer", "pydantic")
+
+
+def run(program: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_needs_no_posix_module() -> None:
+    run(f"import sys; sys.modules.update(dict.fromkeys({POSIX_ONLY!r})); import weavegraph")
+
+
+def test_imports_no_optional_library() -> None:
+    found = run(f"import sys, weavegraph; print(*sorted(set({OPTIONAL!r}) & set(sys.modules)))")
+    assert found == ""

@@ -1,0 +1,290 @@
+"""One word per job: sets up `.venv` when it has to, then runs the job in it. Standard library only.
+
+The set-up installs `requirements.lock` (hashes checked) and this checkout, editable. A stamp in the environment holds a
+hash of pyproject.toml, requirements.lock and the Python version, so it happens again only when one of them changed.
+An interrupted set-up leaves no valid stamp, and the next run starts it afresh. Of two at once, one waits for the other.
+
+WEAVEGRAPH_VENV names another place for the environment. `uv` is used when it is on PATH, else the environment's pip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = Path(os.environ.get("WEAVEGRAPH_VENV") or ROOT / ".venv").absolute()
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / ".weavegraph-setup"
+UNFINISHED = "unfinished"
+LOCK = ROOT / "requirements.lock"
+PATIENCE = 10.0  # seconds a child may use to end by itself after Ctrl-C, before it is terminated
+
+JOBS = {
+    "setup": "make the environment, nothing else",
+    "test": "run the tests (arguments go to pytest)",
+    "demo": "run the demo (arguments go to it)",
+    "lint": "ruff",
+    "types": "mypy over src; mypy and basedpyright over tests/typing",
+    "clauses": "clauses of the contract without a test",
+    "bench": "run the benchmarks",
+    "faults": "plant faults in the source; the tests must notice each",
+    "stress": "repeat the tests of threads and races for long",
+    "schema": "write the schemas of an event",
+    "coverage": "the files listed in pyproject.toml are covered in full",
+    "changelog": "print what the fragments in changes/ say",
+    "lock": "resolve requirements.lock anew (needs uv)",
+    "all": "lint, types, clauses, test, coverage; stops at the first failure",
+}
+
+
+class Refusal(Exception):
+    """Ends the command with this sentence and exit code 2."""
+
+
+def main(argv: list[str]) -> int:
+    if sys.version_info < (3, 11):  # noqa: UP036 - reached where pyproject.toml has no say
+        raise Refusal(
+            f"weavegraph needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. "
+            "Name another with: make PYTHON=python3.12 …"
+        )
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print("usage: python tools/bootstrap.py JOB [ARGUMENTS]   or   make JOB ARGS='…'\n")
+        print("\n".join(f"  {job:<10} {what}" for job, what in JOBS.items()))
+        return 0
+    job, *args = argv
+    if job not in JOBS:
+        raise Refusal(f"unknown job {job!r}; known are: {', '.join(JOBS)}")
+    if job == "lock":
+        return lock(args)
+    set_up()
+    if job == "all":
+        for part in ("lint", "types", "clauses", "test", "coverage"):
+            print(f"── {part}", flush=True)
+            if code := run_job(part, []):
+                return code
+        return 0
+    return run_job(job, args)
+
+
+def run_job(job: str, args: list[str]) -> int:
+    for command in commands(job, args):
+        if code := call([str(PYTHON), *command]):
+            return code
+    return 0
+
+
+def commands(job: str, args: list[str]) -> list[list[str]]:
+    """What a job runs with the environment's Python, one after the other until one fails."""
+    if job == "setup":
+        return []
+    if job == "test":
+        return [["-m", "pytest", "-n", "2", "-q", *args]]
+    if job == "demo":
+        return [["-m", "weavegraph.demo", *args]]
+    if job == "lint":
+        there = [name for name in ("src", "tests", "tools", "benchmarks", "examples") if (ROOT / name).exists()]
+        return [["-m", "ruff", "check", *there, *args]]
+    if job == "types":
+        usage = "tests/typing"
+        checks = [["-m", "mypy", "src", *args]]
+        if any((ROOT / usage).glob("*.py")):
+            checks += [["-m", "mypy", usage, *args], ["-m", "basedpyright", usage]]
+        return checks
+    if job == "bench":
+        return [["-m", "benchmarks", *args]]
+    if job == "schema":
+        return [["-m", "weavegraph.events.schema", *args]]
+    if job == "coverage":
+        files = full_coverage()
+        tests = ["pytest", "tests/bus", "tests/events", "-q", "-p", "no:xdist", *args]
+        return [
+            ["-m", "coverage", "run", "--branch", "-m", *tests],
+            ["-m", "coverage", "report", f"--include={','.join(files)}", "--fail-under=100"],
+        ]
+    if not (ROOT / "tools" / f"{job}.py").exists():
+        raise Refusal(f"tools/{job}.py is not written yet")
+    return [[f"tools/{job}.py", *args]]
+
+
+def full_coverage() -> list[str]:
+    import tomllib
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    files: list[str] = settings["tool"]["weavegraph"]["full_coverage"]
+    absent = [name for name in files if not (ROOT / name).is_file()]
+    if absent:
+        raise Refusal(f"[tool.weavegraph] full_coverage in pyproject.toml names no file: {', '.join(absent)}")
+    return files
+
+
+def set_up() -> None:
+    wanted = fingerprint()
+    if stamp() != wanted or not PYTHON.exists():
+        with alone():
+            if stamp() != wanted or not PYTHON.exists():  # else the one we waited for did it
+                prepare(stamp(), wanted)
+
+
+def stamp() -> str:
+    return STAMP.read_text(encoding="utf-8") if STAMP.is_file() else ""
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Waits for another set-up of the same environment. A lock of the system's, which a killed holder cannot leave."""
+    VENV.parent.mkdir(parents=True, exist_ok=True)
+    with (VENV.parent / f"{VENV.name}.lock").open("a+b") as file:
+        if not taken(file):
+            print(f"another set-up of {VENV} is running; waiting for it", file=sys.stderr, flush=True)
+            while not taken(file):
+                time.sleep(0.2)
+        yield
+
+
+def taken(file: IO[bytes]) -> bool:
+    """Whether the file is locked for us now; closing it gives the lock back."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # what POSIX and what Windows say of a lock held elsewhere
+        return False
+    return True
+
+
+def prepare(found: str, wanted: str) -> None:
+    print("setting up the environment; the first run takes about half a minute", file=sys.stderr, flush=True)
+    uv = shutil.which("uv")
+    if found == UNFINISHED or venv_version() != wanted.partition(" ")[0] or not (uv or has_pip()):
+        make_venv(with_pip=uv is None)  # else only what is installed may differ
+    STAMP.write_text(UNFINISHED, encoding="utf-8")
+    if uv:
+        install = [uv, "pip", "install", "-q", "--python", str(PYTHON)]
+    else:
+        install = [str(PYTHON), "-m", "pip", "install", "-q", "-q"]
+    locked = [*install, "--require-hashes", "-r", str(LOCK)]
+    if call(locked):
+        print("that failed; trying once more, in case it was the network", file=sys.stderr, flush=True)
+        must(locked, "installing requirements.lock")
+    must([*install, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "installing this checkout")
+    STAMP.write_text(wanted, encoding="utf-8")
+
+
+def fingerprint() -> str:
+    """The Python version, a space, and a hash of what decides which packages are installed."""
+    content = hashlib.sha256()
+    for path in (ROOT / "pyproject.toml", LOCK):
+        content.update(path.read_bytes() + b"\0")
+    content.update(os.fsencode(ROOT))  # the editable install points here
+    return f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} {content.hexdigest()}"
+
+
+def venv_version() -> str | None:
+    """The Python version of the environment, also of one that another tool made; None where there is none."""
+    configuration = VENV / "pyvenv.cfg"
+    if not (configuration.is_file() and PYTHON.exists()):
+        return None
+    entries = (line.partition("=") for line in configuration.read_text(encoding="utf-8").splitlines())
+    found = {key.strip(): value.strip() for key, _, value in entries}
+    return found.get("version") or found.get("version_info")
+
+
+def has_pip() -> bool:
+    return subprocess.run([str(PYTHON), "-c", "import pip"], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def make_venv(with_pip: bool) -> None:
+    if with_pip and importlib.util.find_spec("ensurepip") is None:
+        raise Refusal(
+            f"{sys.executable} comes without ensurepip, so it cannot make an environment with pip. "
+            "On Debian and Ubuntu: apt install python3-venv. Or install uv, which needs no pip."
+        )
+    if VENV.exists() and any(VENV.iterdir()):
+        if not STAMP.is_file():
+            raise Refusal(
+                f"{VENV} was not made by this command and cannot be used as it is. "
+                "Delete it, or set WEAVEGRAPH_VENV to another directory."
+            )
+        shutil.rmtree(VENV)
+    VENV.mkdir(parents=True, exist_ok=True)
+    STAMP.write_text(UNFINISHED, encoding="utf-8")  # first, so that an interrupted set-up is known as ours
+    try:  # in this process, so that Ctrl-C ends without a child's traceback
+        venv.create(VENV, symlinks=os.name != "nt", with_pip=with_pip)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Refusal(f"making the environment in {VENV} failed: {error}") from error
+
+
+def must(command: list[str], what: str) -> None:
+    if code := call(command):
+        raise Refusal(f"{what} failed (exit code {code}); the reason stands above. The next run starts it again.")
+
+
+def lock(args: list[str]) -> int:
+    uv = shutil.which("uv")
+    if uv is None:
+        raise Refusal("resolving the lock needs uv on PATH: pip install uv")
+    flags = "-q --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --generate-hashes"
+    code = call([uv, "pip", "compile", *flags.split(), "--group", "dev", "--all-extras", *args,
+                 "pyproject.toml", "-o", LOCK.name])  # fmt: skip
+    if code == 0 and "://" in LOCK.read_text(encoding="utf-8"):
+        raise Refusal(f"{LOCK.name} records an address; it must name packages and hashes only")
+    return code
+
+
+def call(command: list[str]) -> int:
+    """Runs the command in the checkout and gives its exit code.
+
+    Ctrl-C reaches the child from the terminal; we wait for it to end by itself, then end with 130.
+    SIGTERM is passed on.
+    """
+    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    child = subprocess.Popen(command, cwd=ROOT, env=environment)
+    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        end_child(child)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code if code >= 0 else 128 - code
+
+
+def end_child(child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while child.poll() is None:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            deadline = time.monotonic() + PATIENCE
+        except KeyboardInterrupt:
+            child.terminate()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
