@@ -108,7 +108,7 @@ def commands(job: str, args: list[str]) -> list[list[str]]:
         return [["-m", "weavegraph.events.schema", *args]]
     if job == "coverage":
         files = full_coverage()
-        tests = ["pytest", "tests/bus", "tests/events", "-q", "-p", "no:xdist", *args]
+        tests = ["pytest", "tests/bus", "tests/events", "tests/contract", "-q", "-p", "no:xdist", *args]
         return [
             ["-m", "coverage", "run", "--branch", "-m", *tests],
             ["-m", "coverage", "report", f"--include={','.join(files)}", "--fail-under=100"],

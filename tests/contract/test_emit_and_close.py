@@ -30,6 +30,7 @@ from weavegraph import (
     NodeEvent,
     node_message,
 )
+from weavegraph.bus import Lane
 from weavegraph.errors import EmitterError, InvalidPositionError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
@@ -130,10 +131,12 @@ def test_signal_handlers_that_emit_inside_emits_keep_the_order_whole() -> None:
         assert drain(stream) == list(range(1, hub.head + 1))
 
 
-@clause("E3")
-def test_an_emit_inside_of_stamping_comes_just_before_and_has_its_position() -> None:
+@clause("E3", "O1")
+@pytest.mark.parametrize("in_a_run", [False, True])
+def test_an_emit_inside_of_stamping_comes_just_before_and_has_its_position(in_a_run: bool) -> None:
     """Whatever Python runs inside of an emit (a collector's finaliser, a clock) may emit too."""
-    hub = EventHub()
+    bus = EventHub()
+    hub: EventHub = Lane(bus, "r", "s") if in_a_run else bus
     inner: list[int] = []
 
     class EmittingClock:
@@ -154,7 +157,9 @@ def test_an_emit_inside_of_stamping_comes_just_before_and_has_its_position() -> 
         assert sorted(inner + outer) == [*range(1, 11)]
         assert all(i + 1 == o for i, o in zip(inner, outer, strict=True))
         assert drain(stream) == [*range(1, 11)]
+    assert replay(bus) == [*range(1, 11)]
     hub.close()
+    bus.close()
 
 
 @clause("E3")

@@ -161,6 +161,32 @@ def test_the_books_add_up_after_every_single_event_and_receive(capacity: int, on
         assert balanced(stream).pending_report == 0
 
 
+@clause("A1", "A2")
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_who_leaves_after_a_loss_that_was_not_told_has_it_in_the_books(read: int) -> None:
+    with EventHub() as hub:
+        stream = hub.subscribe(capacity=3)
+        fill(hub, 3)
+        for _ in range(read):
+            stream.try_recv()
+        fill(hub, 5)
+        stream.close()
+        stats = balanced(stream)
+        assert (stats.delivered, stats.dropped, stats.reported, stats.abandoned) == (read, 5 - read, 5 - read, 3)
+
+
+@clause("A1", "A3", "L3")
+def test_what_a_reader_has_in_hand_survives_the_byte_bound() -> None:
+    with EventHub(max_bytes=10 * 1024) as hub, hub.subscribe() as stream:
+        fill(hub, 8)
+        assert stream.try_recv() is not None  # fetched eight
+        fill(hub, 20)
+        stats = balanced(stream)
+        assert (stats.delivered, stats.pending_report, stats.buffered) == (1, 10, 17)
+        assert drain(stream) == [*range(2, 9), (9, 18), *range(19, 29)]
+        assert balanced(stream).delivered == 18
+
+
 @clause("A2")
 def test_a_last_gap_notice_comes_before_the_end() -> None:
     with EventHub() as hub:

@@ -23,7 +23,18 @@ from weavegraph import (
     llm_final,
     node_message,
 )
-from weavegraph.events import EMPTY, FLAT_BYTES, MAX_DEPTH, MAX_EVENT_BYTES, admit, check_id, from_json
+from weavegraph.events import (
+    EMPTY,
+    FLAT_BYTES,
+    MAX_DEPTH,
+    MAX_EVENT_BYTES,
+    _admit,
+    admit,
+    check_id,
+    check_scope,
+    freeze_metadata,
+    from_json,
+)
 
 
 def label(value: object) -> str:
@@ -265,3 +276,23 @@ def test_the_end_of_an_answer_has_not_the_scope_of_the_end_of_a_run() -> None:
     for event in (llm_chunk("a"), llm_final("b"), llm_error("c")):
         assert event.scope == "llm_stream" != STREAM_END_SCOPE
         assert STREAM_END_SCOPE.encode() not in event.to_json(style="rust")
+
+
+@clause("E4", "12.8")
+@pytest.mark.parametrize("scope", [[], {}, None, 7, b"a"])
+def test_a_scope_that_is_no_text_is_refused_by_name(scope: object) -> None:
+    with pytest.raises(EventInvalidError, match="is no scope"):
+        check_scope(scope)
+
+
+def test_scopes_from_data_do_not_grow_what_is_remembered_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_admit, "_known_scopes", {f"known-{n}" for n in range(1024)})
+    assert check_scope("one more") == "one more"
+    assert len(_admit._known_scopes) == 1024
+
+
+def test_frozen_metadata_is_taken_as_it_is_and_only_a_mapping_is_metadata() -> None:
+    frozen = freeze_metadata({"a": [1]})
+    assert freeze_metadata(frozen) is frozen
+    with pytest.raises(EventInvalidError, match="expected a mapping, got list"):
+        freeze_metadata([("a", 1)])

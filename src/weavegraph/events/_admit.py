@@ -61,8 +61,8 @@ def check_id(field: str, value: object) -> str:
 
 def check_scope(scope: object) -> str:
     """``scope`` if a user may write it: 1 to 256 printable characters, not reserved (contract E6)."""
-    if scope in _known_scopes:
-        return scope  # type: ignore[return-value]
+    if type(scope) is str and scope in _known_scopes:
+        return scope
     if type(scope) is not str or not 0 < len(scope) <= MAX_SCOPE_CHARS or not scope.isprintable():
         problem = f"{_short(scope)} is no scope: use 1 to {MAX_SCOPE_CHARS} printable characters"
         raise EventInvalidError("scope", problem)
