@@ -20,6 +20,12 @@
     │   └── SubscriberOverflowError overflow="disconnect" closed this subscriber
     ├── ConfigError                 a setting is wrong
     │   └── UnknownSinkError        no sink of that name
+    ├── LogError                    the event log cannot do that
+    │   ├── LogFencedError          another writer owns the run
+    │   ├── LogHoleError            a position is missing before this event
+    │   ├── LogCorruptError         what is stored is not what was written
+    │   ├── LogVersionError         written by a release that this one does not know
+    │   └── LogUnavailableError     disk full, read-only, locked, I/O error; try again later
     ├── SinkError                   raised by sinks
     │   └── PermanentSinkError      retrying cannot help
     └── GraphError                  a graph, its state or a run of it is wrong
@@ -55,6 +61,12 @@ __all__ = [
     "HubClosedError",
     "InvalidPositionError",
     "Lagged",
+    "LogCorruptError",
+    "LogError",
+    "LogFencedError",
+    "LogHoleError",
+    "LogUnavailableError",
+    "LogVersionError",
     "NoRunningLoopError",
     "NodeContextError",
     "NodeOutputError",
@@ -245,6 +257,65 @@ class UnknownSinkError(ConfigError):
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         self.name, self.known = name, known
         super().__init__(f"no sink is called {name!r}; known: {', '.join(known)}")
+
+
+class LogError(WeavegraphError):
+    """The event log, or the store it shares with checkpoints, cannot do what was asked."""
+
+    code = "log"
+
+
+class LogFencedError(LogError):
+    """Another writer owns this run; nothing was written."""
+
+    code = "log_fenced"
+
+    def __init__(self, run_id: str, attempt: int, owner: int) -> None:
+        self.run_id, self.attempt, self.owner = run_id, attempt, owner
+        super().__init__(
+            f"run {run_id!r} is written by another process (attempt {owner}; this is {attempt}): "
+            "stop this one, or resume the run, which opens the next attempt"
+        )
+
+
+class LogHoleError(LogError):
+    """Positions would be missing before this event; nothing was written."""
+
+    code = "log_hole"
+
+    def __init__(self, run_id: str, position: int, last: int) -> None:
+        self.run_id, self.position, self.last = run_id, position, last
+        super().__init__(f"run {run_id!r} ends at {last} in the log; position {position} cannot follow it")
+
+
+class LogCorruptError(LogError):
+    """What is stored is not what was written; nothing of it was returned as data."""
+
+    code = "log_corrupt"
+
+    def __init__(self, place: str, problem: str) -> None:
+        self.place, self.problem = place, problem
+        super().__init__(f"{place}: {problem}; restore it from a copy, or move it away to begin anew")
+
+
+class LogVersionError(LogError):
+    """The store was written by a release that this one does not know; nothing was changed."""
+
+    code = "log_version"
+
+    def __init__(self, place: str, found: object, known: int) -> None:
+        self.place, self.found, self.known = place, found, known
+        super().__init__(f"{place} has version {found}; this release knows up to {known}: use a newer weavegraph")
+
+
+class LogUnavailableError(LogError):
+    """The store cannot be reached or written now: disk full, read-only, locked, I/O error. Nothing is damaged."""
+
+    code = "log_unavailable"
+
+    def __init__(self, place: str, problem: str) -> None:
+        self.place, self.problem = place, problem
+        super().__init__(f"{place}: {problem}")
 
 
 class SinkError(WeavegraphError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+import msgspec
+
 from weavegraph.events import Event
 
-__all__ = ["Clock", "Delivery", "EventEmitter", "EventSink", "Node", "Reducer"]
+__all__ = ["Clock", "Delivery", "EventEmitter", "EventLog", "EventSink", "LoggedRun", "Node", "Reducer"]
 
 Delivery: TypeAlias = Literal["at_most_once", "at_least_once", "exactly_once"]
 
@@ -34,6 +36,63 @@ class EventSink(Protocol):
     """
 
     def handle(self, batch: Sequence[Event], /) -> Any: ...
+
+
+class LoggedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run in a log. ``outcome`` is that of its last terminal event; ``None`` while an attempt is open."""
+
+    run_id: str
+    session_id: str
+    attempt: int
+    first_position: int
+    """The oldest position still held; 1 unless it was trimmed."""
+    last_position: int
+    outcome: str | None
+    started_at: datetime
+    updated_at: datetime
+
+
+@runtime_checkable
+class EventLog(Protocol):
+    """Keeps the events of runs after memory forgot them. Positions are ``run_seq``: 1, 2, 3 … of each run.
+
+    *Writers*: one a run. A writer is known by the attempt and the epoch in its events: a later attempt takes over, any
+    other stranger is refused with ``LogFencedError``, and a position that would leave a hole with ``LogHoleError``.
+    """
+
+    async def append(self, run_id: str, events: Sequence[Event], /) -> int:
+        """Keep ``events``, of one run and in order; returns the run's last position once they are acknowledged.
+
+        Events that are there already are passed over, so a batch may be given again. *Cancellation*: whether they are
+        kept is then unknown; give them again.
+        """
+        ...
+
+    def read(self, run_id: str, /, after: int = 0) -> AsyncIterator[Event]:
+        """What is held after that position, then the end. A trimmed beginning shows as one gap notice."""
+        ...
+
+    def follow(self, run_id: str, /, after: int = 0) -> AsyncIterator[Event]:
+        """As ``read``, then what comes, from whatever process writes it; ends after a completed, failed or cancelled."""
+        ...
+
+    def read_session(self, session_id: str, /) -> AsyncIterator[Event]:
+        """The events of all runs of a session, run after run."""
+        ...
+
+    async def last_position(self, run_id: str, /) -> int:
+        """0 for a run that is not there."""
+        ...
+
+    async def runs(self, *, limit: int = 100, before: str | None = None) -> Sequence[LoggedRun]:
+        """The newest runs first; ``before``: only those that started before that run, for the next page."""
+        ...
+
+    async def trim(self, run_id: str, /, upto: int | None = None) -> int:
+        """Forget the run's events up to a position (``None``: all of it); returns how many went."""
+        ...
+
+    async def aclose(self) -> None: ...
 
 
 class Clock(Protocol):
