@@ -254,7 +254,7 @@ def emit(count: int, events: int) -> str:
     def on_lane() -> float:
         lane = bus.open_lane(f"run-{next(lanes)}", "session")
         spent = _loop(lane.emitter().emit, events, False)
-        bus.close_lane(lane)
+        bus.end_attempt(lane, "completed")
         return spent
 
     async def on_queue() -> float:

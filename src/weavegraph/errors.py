@@ -34,8 +34,17 @@
         ├── NodeOutputError         a node returned something that is no update
         ├── StepLimitError          the run took more steps than allowed
         ├── RunCancelledError       the run was cancelled before its end
+        ├── NodeTimeoutError        a node took longer than its timeout
+        ├── NodeCancelledError      a node raised CancelledError though nobody had cancelled it
         ├── NoRunningLoopError      app.start() without a running loop
-        └── RunNotFoundError        no such run here
+        ├── AppClosedError          a run was started after aclose()
+        ├── TooManyRunsError        max_runs are live already
+        ├── RunExistsError          the run id is taken
+        ├── RunNotFoundError        no such run here
+        ├── SessionError            a session cannot do that now
+        │   ├── SessionBusyError    it has an open run
+        │   └── SessionNotFoundError no such session
+        └── CheckpointConflictError somebody else saved the session meanwhile
 
     Lagged, EndOfStream             signals, not faults: they answer "what happened?"
 
@@ -47,8 +56,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AppClosedError",
     "BackpressureError",
     "BlockingInLoopError",
+    "CheckpointConflictError",
     "CompileError",
     "ConfigError",
     "EmitterError",
@@ -68,18 +79,25 @@ __all__ = [
     "LogUnavailableError",
     "LogVersionError",
     "NoRunningLoopError",
+    "NodeCancelledError",
     "NodeContextError",
     "NodeOutputError",
+    "NodeTimeoutError",
     "PermanentSinkError",
     "RunCancelledError",
     "RunClosedError",
+    "RunExistsError",
     "RunNotFoundError",
+    "SessionBusyError",
+    "SessionError",
+    "SessionNotFoundError",
     "SinkError",
     "StateError",
     "StepLimitError",
     "StreamBusyError",
     "StreamError",
     "SubscriberOverflowError",
+    "TooManyRunsError",
     "UnknownSinkError",
     "WeavegraphError",
     "WrongLoopError",
@@ -402,6 +420,93 @@ class RunNotFoundError(GraphError):
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(f"no run {run_id!r} here: it never started, or its events are no longer kept")
+
+
+class NodeTimeoutError(GraphError, TimeoutError):
+    """A try of a node took longer than the node's timeout."""
+
+    code = "node_timeout"
+
+    def __init__(self, node: str, seconds: float) -> None:
+        self.node, self.seconds = node, seconds
+        super().__init__(f"node {node!r} did not end within {seconds:g} s; give it more: add_node(…, timeout=…)")
+
+
+class NodeCancelledError(GraphError):
+    """A node raised ``asyncio.CancelledError`` though neither the run nor the node was cancelled."""
+
+    code = "node_cancelled"
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        super().__init__(f"node {node!r} raised CancelledError by itself: something that it awaited was cancelled")
+
+
+class AppClosedError(GraphError):
+    """The app was closed."""
+
+    code = "app_closed"
+
+    def __init__(self) -> None:
+        super().__init__("the app is closed: no new runs after aclose(); compile() gives a new app")
+
+
+class TooManyRunsError(GraphError):
+    """As many runs are live as ``max_runs`` allows."""
+
+    code = "too_many_runs"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"{limit} runs are live, as many as max_runs allows; wait for one to end, or raise max_runs")
+
+
+class RunExistsError(GraphError):
+    """There is or was a run of that id."""
+
+    code = "run_exists"
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"run_id={run_id!r} is taken: give each run another, or none")
+
+
+class SessionError(GraphError):
+    """A session cannot do what was asked of it."""
+
+    code = "session"
+
+
+class SessionBusyError(SessionError):
+    """The session has an open run; a session has one at a time."""
+
+    code = "session_busy"
+
+    def __init__(self, session_id: str, run_id: str) -> None:
+        self.session_id, self.run_id = session_id, run_id
+        super().__init__(f"session {session_id!r} is busy with run {run_id!r}: await, resume or cancel that one first")
+
+
+class SessionNotFoundError(SessionError):
+    """No such session."""
+
+    code = "session_not_found"
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        super().__init__(f"no session {session_id!r} here: it was never created, or it was deleted")
+
+
+class CheckpointConflictError(GraphError):
+    """The session moved on since the step that this write was based on; nothing was written."""
+
+    code = "checkpoint_conflict"
+
+    def __init__(self, session_id: str, expected: int | None, found: int | None) -> None:
+        self.session_id, self.expected, self.found = session_id, expected, found
+        super().__init__(
+            f"session {session_id!r} is at checkpoint {found}, not {expected}: read it again and decide anew"
+        )
 
 
 class Lagged(Exception):

@@ -73,7 +73,7 @@ class EventLog(Protocol):
         ...
 
     def follow(self, run_id: str, /, after: int = 0) -> AsyncIterator[Event]:
-        """As ``read``, then what comes, from whatever process writes it; ends after a completed, failed or cancelled."""
+        """As ``read``, then what comes, from whatever process writes it; ends with completed, failed or cancelled."""
         ...
 
     def read_session(self, session_id: str, /) -> AsyncIterator[Event]:

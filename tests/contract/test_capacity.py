@@ -137,11 +137,11 @@ def test_finished_runs_are_kept_while_held_and_the_newest_keep_runs() -> None:
     bus = EventBus(keep_runs=2)
     held = bus.open_lane("held", "s")
     fill(held, 1)
-    bus.close_lane(held)
+    bus.end_attempt(held, "completed")
     for n in range(4):
         lane = bus.open_lane(f"r{n}", "s")
         fill(lane, 1)
-        bus.close_lane(lane)
+        bus.end_attempt(lane, "completed")
     del lane
     gc.collect()
     known = [name for name in ("held", "r0", "r1", "r2", "r3") if bus.lane(name) is not None]

@@ -86,7 +86,7 @@ def test_nothing_is_accepted_after_the_end_of_a_run_and_the_refusal_is_counted()
     bus = EventBus()
     lane = bus.open_lane("r", "s")
     fill(lane, 3)
-    bus.close_lane(lane)
+    bus.end_attempt(lane, "completed")
     with pytest.raises(RunClosedError) as caught:
         lane.emitter().emit(node_message("a", "late"))
     assert caught.value.run_id == "r"

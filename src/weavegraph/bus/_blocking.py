@@ -58,7 +58,7 @@ class BlockingEvents:
 
     def _wait(self, deadline: float | None) -> Event | None:
         stream = self._stream
-        wakeups, ring = stream._hub._wakeups, stream._ring
+        wakeups = stream._hub._wakeups
         while True:
             if stream._waiting:
                 raise StreamBusyError
@@ -72,7 +72,7 @@ class BlockingEvents:
             stream._waiting = True
             try:
                 # Armed; now look again: what came in between would wake nobody.
-                if ring.head == stream._position and not stream._hub._closed and not stream.closed:
+                if not stream._changed():
                     lock.acquire(timeout=min(remaining, threading.TIMEOUT_MAX))
             finally:
                 stream._waiting = False

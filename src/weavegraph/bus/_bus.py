@@ -30,7 +30,7 @@ from weavegraph.bus._stats import EventHubMetrics, SinkStats
 from weavegraph.bus._stream import EventStream, OnLag, Overflow
 from weavegraph.bus._threads import LoopThread
 from weavegraph.bus._worker import DeadLetter, RetryPolicy, SinkHealth, SinkWorker
-from weavegraph.errors import BlockingInLoopError, ConfigError, HubClosedError
+from weavegraph.errors import BlockingInLoopError, ConfigError, HubClosedError, RunExistsError, RunNotFoundError
 from weavegraph.events import DiagnosticEvent, Event, EventFilter, Predicate, check_id, clean_text, freeze_metadata
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ class EventBus:
         self._lanes: weakref.WeakValueDictionary[str, Lane] = weakref.WeakValueDictionary()
         self._live: dict[str, Lane] = {}
         self._kept: OrderedDict[str, Lane] = OrderedDict()
+        self._over: OrderedDict[str, None] = OrderedDict()  # ids of forgotten runs, the newest of them
         self._diagnostics_config = diagnostics or DiagnosticsConfig()
         self._diagnostics = EventHub(self._diagnostics_config.capacity or capacity, name=f"{name}-diagnostics")
         self._diagnostics._warns = False
@@ -265,38 +266,74 @@ class EventBus:
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────────
 
-    def open_lane(self, run_id: str, session_id: str, *, attempt: int = 1) -> Lane:
-        """The hub of a new run."""
+    def open_lane(self, run_id: str, session_id: str, *, attempt: int = 1, after: int = 0) -> Lane:
+        """The hub of a new run; or of a further attempt, which goes on after position ``after`` of its run.
+
+        Raises:
+            RunExistsError: a run of that id was here before.
+        """
         check_id("run_id", run_id)
         check_id("session_id", session_id)
         with self._hub._lock:
             if self._shut:
                 raise HubClosedError
-            if run_id in self._live:
-                raise ConfigError(f"run_id={run_id!r} is in use by a live run; give another, or none")
-            lane = Lane(self._hub, run_id, session_id, attempt=attempt)
-            self._live[run_id] = self._lanes[run_id] = lane
+            lane = self._lanes.get(run_id)
+            if run_id in self._live or (attempt == 1 and (run_id in self._over or (lane is not None and lane.head))):
+                raise RunExistsError(run_id)
+            if lane is None:
+                lane = self._lanes[run_id] = Lane(self._hub, run_id, session_id)
+            lane.continue_after(after)
+            lane.reopen(attempt, session_id)
+            self._live[run_id] = lane
             self._kept.pop(run_id, None)
+            self._over.pop(run_id, None)
         return lane
 
-    def close_lane(self, lane: Lane) -> None:
-        """The run is over: nothing more is accepted; it stays readable as ``keep_runs`` and the bytes allow."""
-        lane.close()
+    def awaited_lane(self, run_id: str) -> Lane:
+        """The hub of a run, also of one that has not started: its streams wait for it (contract O4).
+
+        Raises:
+            RunNotFoundError: the run is over and its events are no longer kept.
+        """
+        check_id("run_id", run_id)
         with self._hub._lock:
-            if self._live.pop(lane.run_id, None) is not None and self._keep_runs:
+            lane = self._lanes.get(run_id)
+            if lane is None:
+                if self._shut or run_id in self._over:
+                    raise RunNotFoundError(run_id)
+                lane = self._lanes[run_id] = Lane(self._hub, run_id, run_id)
+        return lane
+
+    def end_attempt(self, lane: Lane, outcome: str) -> None:
+        """Nothing more is accepted from this attempt; the run stays readable as ``keep_runs`` and the bytes allow.
+
+        Only a completed run has no further attempt; a paused or interrupted one does not end streams that follow.
+        """
+        if outcome == "completed":
+            lane.close()
+        else:
+            lane.rest(ended=outcome in ("failed", "cancelled"))
+        with self._hub._lock:
+            if self._live.pop(lane.run_id, None) is not None:
                 self._kept[lane.run_id] = lane
                 while len(self._kept) > self._keep_runs:
-                    self._kept.popitem(last=False)
+                    self._forget_oldest()
 
     def lane(self, run_id: str) -> Lane | None:
         """The hub of a run that is live, kept, or held by somebody; else ``None``."""
         return self._lanes.get(run_id)
 
+    def _forget_oldest(self) -> Lane:
+        run_id, lane = self._kept.popitem(last=False)
+        self._over[run_id] = None
+        while len(self._over) > 10 * self._keep_runs + 1000:
+            self._over.popitem(last=False)
+        return lane
+
     def _evict(self) -> bool:
         if not self._kept:
             return False
-        _, lane = self._kept.popitem(last=False)
-        self._budget.settle(lane, 0)
+        self._budget.settle(self._forget_oldest(), 0)
         return True
 
     # ── sinks ─────────────────────────────────────────────────────────────────────────────────────
@@ -525,7 +562,7 @@ class EventBus:
             self.listen_for_events()
         with self._hub._lock:
             self._shut = True
-            lanes = tuple(self._live.values())
+            lanes = tuple(self._lanes.values())
         for lane in lanes:
             lane.close()
         self._hub.close()

@@ -132,6 +132,7 @@ class EventHub:
         self._ended: dict[int, weakref.ref[EventStream]] = {}  # closed, and still held by somebody
         self._stream_count = 0
         self._closed = self._forked = self._pins = False
+        self._resting = False  # a lane between two attempts of its run
         self._warns = True
         self._on_first: Callable[[], None] | None = None  # the bus starts its sinks with the first event
         self._past = SubscriberTotals()
@@ -249,7 +250,7 @@ class EventHub:
         """Decide what the fast path could not: refuse, or make room for ``seq`` and set the next limit."""
         if self._forked:
             raise ForkedHubError
-        if self._closed:
+        if self._closed or self._resting:
             self._refused_closed += 1
             raise self._closed_error()
         if self._on_first is not None:
@@ -274,7 +275,7 @@ class EventHub:
     def _replan(self) -> None:
         """Readers or state changed: the next event decides anew."""
         self._plan += 1
-        self._limit = -1 if self._closed or self._forked else 0
+        self._limit = -1 if self._closed or self._forked or self._resting else 0
         self._room_limit = 0
 
     def _closed_error(self) -> Exception:

@@ -6,19 +6,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from weavegraph.bus._emitter import HubEmitter
 from weavegraph.bus._hub import EventHub
 from weavegraph.bus._stream import EventStream, OnLag, Overflow
 from weavegraph.errors import EventInvalidError, EventTooLargeError, RunClosedError
 from weavegraph.events import Event, EventFilter, Predicate, admit
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "RunEmitter"]
 
 
 class Lane(EventHub):
     """Positions of a lane are ``run_seq``: 1, 2, 3 … of this run. It keeps the whole run, bounded by bytes only.
 
     What the byte bound takes, it takes oldest first; the run's last terminal event and its last 16 error events stay
-    (contract L4).
+    (contract L4). A lane lives through all attempts of its run: between two of them it *rests* and accepts nothing.
     """
 
     def __init__(self, bus: EventHub, run_id: str, session_id: str, *, attempt: int = 1) -> None:
@@ -28,6 +29,7 @@ class Lane(EventHub):
         self._epoch = bus._epoch
         self._pins = True
         self._knocking = 0  # coroutines inside of emit_async
+        self._no_more = False  # resting after a failed or cancelled attempt: streams that follow end as well
         self._warns = False
         self._budget = bus._budget
         if self._budget is not None:
@@ -41,6 +43,10 @@ class Lane(EventHub):
             with self._lock:
                 self._refused_invalid += 1
             raise
+        return self._store(event, extra, reserved, count)
+
+    def _store(self, event: Event, extra: int = 0, reserved: bool = True, count: bool = True) -> Event:
+        """Stamp and store an event that is fit to be stored and weighs ``extra`` beyond the flat charge."""
         bus = self._bus
         ring, bus_ring, lock = self._ring, bus._ring, self._lock
         lock.acquire()
@@ -98,8 +104,71 @@ class Lane(EventHub):
                 if not self._knocking:
                     self._bus._producers_elsewhere.discard(self)
 
+    # ── attempts ──────────────────────────────────────────────────────────────────────────────────
+
+    def rest(self, *, ended: bool) -> None:
+        """An attempt is over and the run may be resumed: accept nothing until then.
+
+        Streams end here, those that ``follow`` only when the run ``ended`` (failed or cancelled, not paused).
+        """
+        with self._lock:
+            self._resting, self._no_more = True, ended
+            self._replan()
+            for stream in self._living():
+                self._stop(stream)
+        self._wakeups.notify()
+        self._room_freed()
+
+    def reopen(self, attempt: int, session_id: str) -> None:
+        """The next attempt begins."""
+        with self._lock:
+            self._resting = self._no_more = False
+            self.attempt, self.session_id = attempt, session_id
+            self._replan()
+
+    def continue_after(self, position: int) -> None:
+        """An empty lane of a run that is known elsewhere: its next event gets the position after that one."""
+        with self._lock:
+            if self._ring.head == 0:
+                self._ring.head = self._ring.tail = position
+                self._replan()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is accepted now: the run is over, or between two attempts."""
+        return self._closed or self._resting
+
+    def run_emitter(self) -> RunEmitter:
+        """An emitter for the present attempt; what outlives the attempt cannot emit into the next one."""
+        return RunEmitter(self)
+
     def _closed_error(self) -> Exception:
         return RunClosedError(self.run_id)
+
+    def subscribe(
+        self,
+        *,
+        after: int | None = None,
+        filter: EventFilter | Predicate | None = None,
+        capacity: int | None = None,
+        overflow: Overflow = "drop_oldest",
+        on_lag: OnLag = "notice",
+        name: str | None = None,
+        follow: bool = False,
+    ) -> EventStream:
+        """As a hub's; without ``follow`` the stream ends where the run pauses or is interrupted."""
+        with self._lock:
+            stream = super().subscribe(
+                after=after, filter=filter, capacity=capacity, overflow=overflow, on_lag=on_lag, name=name
+            )
+            stream._follow = follow
+            if self._resting:
+                self._stop(stream)
+        return stream
+
+    def _stop(self, stream: EventStream) -> None:
+        if (self._no_more or not stream._follow) and stream._stop_at > self._ring.head:
+            stream._stop_at = self._ring.head
 
     def _subscribe(
         self,
@@ -119,3 +188,30 @@ class Lane(EventHub):
 
     def __reduce__(self) -> Any:
         raise TypeError("a Lane lives in one process and cannot be pickled")
+
+
+class RunEmitter(HubEmitter):
+    """Emits into one attempt of one run; afterwards it raises ``RunClosedError``, also when the run was resumed."""
+
+    __slots__ = ("_attempt",)
+    _hub: Lane
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__(lane)
+        self._attempt = lane.attempt
+
+    def emit(self, event: Event) -> Event | None:
+        if self._hub.attempt != self._attempt:
+            self._refuse()
+        return super().emit(event)
+
+    async def emit_async(self, event: Event) -> Event:
+        if self._hub.attempt != self._attempt:
+            self._refuse()
+        return await super().emit_async(event)
+
+    def _refuse(self) -> None:
+        lane = self._hub
+        with lane._lock:
+            lane._refused_closed += 1
+        raise RunClosedError(lane.run_id)

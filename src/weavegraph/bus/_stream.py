@@ -89,7 +89,8 @@ class EventStream:
         self._slice_start = 0
         self._closed_at: int | None = None  # the head when this stream was closed
         self._cut_at: int | None = None  # the head when overflow="disconnect" struck
-        self._finished = False
+        self._follow = True  # false: it ends where its run pauses
+        self._stop_at = INFINITE  # this stream ends at that position, though its hub goes on (contract O4)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._group: LoopGroup | None = None
         self._waiting = False  # a receive is parked: a second one is refused
@@ -111,6 +112,8 @@ class EventStream:
             if hub._forked:
                 raise ForkedHubError
             head, position = ring.head, self._position
+            if head > self._stop_at:
+                head = self._stop_at
             behind = head - position
             if self._replay_end and position >= self._replay_end and behind <= self._capacity:
                 self._caught_up()
@@ -127,6 +130,9 @@ class EventStream:
             if start <= position < start + len(self._slice):
                 return self._slice if start == position else self._slice[position - start :]
             if not behind:
+                if position >= self._stop_at:
+                    self._finish()
+                    self._raise_end()
                 if hub._closed:
                     # What was published before the close is in the ring: look once more, then it is the end.
                     if ring.head != head:
@@ -146,6 +152,8 @@ class EventStream:
                 continue
             found = ring.read(position, head)
             if found is not None:
+                if position + len(found) > self._stop_at:
+                    found = found[: self._stop_at - position]
                 self._slice, self._slice_start = found, position
                 return found
 
@@ -380,7 +388,7 @@ class EventStream:
         future = loop.create_future()
         group.parked[self] = future
         hub._wakeups.armed = True
-        if self._ring.head != self._position or hub._closed or self._closed_at is not None:
+        if self._changed():
             group.parked.pop(self, None)  # armed, looked again: something came in between
             return
         timer = None if deadline is None else loop.call_at(deadline, _wake, future)
@@ -393,6 +401,16 @@ class EventStream:
             group.parked.pop(self, None)
             if timer is not None:
                 timer.cancel()
+
+    def _changed(self) -> bool:
+        """Whether there may be something to receive: what a reader asks after arming, before it sleeps."""
+        position = self._position
+        return (
+            self._ring.head != position
+            or self._hub._closed
+            or self._closed_at is not None
+            or position >= self._stop_at
+        )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────
 
@@ -411,8 +429,7 @@ class EventStream:
             if self._closed_at is not None:
                 return
             self._settle_loss()
-            self._closed_at = self._ring.head if self._cut_at is None else self._cut_at
-            self._finished = True
+            self._closed_at = min(self._ring.head, self._stop_at) if self._cut_at is None else self._cut_at
             self._slice = ()
             self._hub._forget(self)
 
@@ -494,17 +511,18 @@ class EventStream:
         if self._closed_at is not None:
             return 0
         ring, position = self._ring, self._position
+        head = min(ring.head, self._stop_at)
         floor = max(position, self._history_floor)
         if self._overflow == "drop_oldest":
-            floor = max(floor, ring.head - self._limit)
+            floor = max(floor, head - self._limit)
         in_hand = self._slice_start + len(self._slice)
         if self._slice_start <= floor < in_hand:
             # What is in hand survives the byte bound, so a second range may be lost behind it.
-            return floor - position + ring.lost_after(in_hand)
-        return floor - position + ring.lost_after(floor)
+            return floor - position + min(ring.lost_after(in_hand), head - in_hand)
+        return floor - position + min(ring.lost_after(floor), head - floor)
 
     def _stats(self) -> SubscriberStats:
-        head = self._ring.head
+        head = min(self._ring.head, self._stop_at)
         if self._overflow == "disconnect" and self._closed_at is None and head > self._full_at():
             self._overflown(self._full_at() + 1)
         closed_at = self._closed_at

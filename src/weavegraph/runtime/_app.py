@@ -133,4 +133,4 @@ async def _attempt(bus: EventBus, run: InvocationHandle, scheduler: Scheduler, g
         scheduler.conclude("failed", exc, getattr(exc, "code", None))
         raise
     finally:
-        bus.close_lane(run._lane)
+        bus.end_attempt(run._lane, run.status)
