@@ -25,12 +25,15 @@
     │   ├── LogHoleError            a position is missing before this event
     │   ├── LogCorruptError         what is stored is not what was written
     │   ├── LogVersionError         written by a release that this one does not know
+    │   ├── LogClosedError          you used the log or store after aclose()
+    │   │   └── ForkedLogError      you used the parent's open file in a forked child
     │   └── LogUnavailableError     disk full, read-only, locked, I/O error; try again later
     ├── SinkError                   raised by sinks
     │   └── PermanentSinkError      retrying cannot help
     └── GraphError                  a graph, its state or a run of it is wrong
         ├── CompileError            compile() found faults: all of them
         ├── StateError              a node returned what its state cannot take
+        │   └── StateSlotError      a typed slot is empty, or holds something else
         ├── NodeOutputError         a node returned something that is no update
         ├── StepLimitError          the run took more steps than allowed
         ├── RunCancelledError       the run was cancelled before its end
@@ -68,10 +71,12 @@ __all__ = [
     "EventInvalidError",
     "EventTooLargeError",
     "ForkedHubError",
+    "ForkedLogError",
     "GraphError",
     "HubClosedError",
     "InvalidPositionError",
     "Lagged",
+    "LogClosedError",
     "LogCorruptError",
     "LogError",
     "LogFencedError",
@@ -93,6 +98,7 @@ __all__ = [
     "SessionNotFoundError",
     "SinkError",
     "StateError",
+    "StateSlotError",
     "StepLimitError",
     "StreamBusyError",
     "StreamError",
@@ -326,6 +332,30 @@ class LogVersionError(LogError):
         super().__init__(f"{place} has version {found}; this release knows up to {known}: use a newer weavegraph")
 
 
+class LogClosedError(LogError):
+    """The log, or the store below it, was closed before this call."""
+
+    code = "log_closed"
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        super().__init__(f"{place} is closed: nothing can be read or written after aclose(); open it anew")
+
+
+class ForkedLogError(LogClosedError):
+    """The file was open in the parent process when this one was forked."""
+
+    code = "log_forked"
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        LogError.__init__(
+            self,
+            f"{place} was open before os.fork(), and SQLite's locks do not survive that; "
+            "close it before forking, open it in the children only, or start them with spawn",
+        )
+
+
 class LogUnavailableError(LogError):
     """The store cannot be reached or written now: disk full, read-only, locked, I/O error. Nothing is damaged."""
 
@@ -369,6 +399,12 @@ class StateError(GraphError):
     """A node's update does not fit the state."""
 
     code = "state"
+
+
+class StateSlotError(StateError):
+    """A typed slot (``StateKey``) is empty, of a version without a migration, or holds something else."""
+
+    code = "state_slot"
 
 
 class NodeOutputError(GraphError):
