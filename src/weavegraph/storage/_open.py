@@ -1,0 +1,123 @@
+"""Opening a store's file: what is checked before anything is written, and how each kind of connection is set up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from weavegraph.errors import LogCorruptError, LogUnavailableError
+from weavegraph.storage._mark import Mark
+from weavegraph.storage._schema import check, install
+
+__all__ = ["open_reader", "open_writer"]
+
+T = TypeVar("T")
+WAL_PAGES = 4000
+"""Pages (of 4 KiB) in the write-ahead log before a commit moves them into the database: 16 MiB, as four times
+SQLite's default; a commit that moves them costs two more syncs."""
+
+
+def open_writer(path: Path, mark: Mark, busy_timeout: float) -> sqlite3.Connection:
+    """The one writing connection; makes the file (mode 0600) when there is none.
+
+    Raises:
+        LogCorruptError, LogVersionError: not ours, not known, or shorter than what was acknowledged; nothing was
+            written. LogUnavailableError, sqlite3.Error: for the writer to translate.
+    """
+    _create(path)
+    # A read-only connection leaves a hot write-ahead log alone; a writing one would move it into the database.
+    with contextlib.closing(open_reader(path, busy_timeout)) as reader:
+        _patiently(lambda: check(reader, str(path)), busy_timeout)
+    noted = mark.read()
+    connection = sqlite3.connect(
+        path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        _patiently(lambda: _use_wal(connection, path), busy_timeout)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        connection.execute("PRAGMA journal_size_limit = 67108864")  # bytes of -wal kept after a burst
+        _harden(connection)
+        if not check(connection, str(path)):
+            _install(connection, path)
+        mark.open(_compare(connection, noted, mark))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    """A connection that cannot write, not even when it is closed last."""
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=ro", uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+    )
+    _harden(connection)
+    return connection
+
+
+def _create(path: Path) -> None:
+    try:
+        # Never open a file that SQLite may have open: closing it would drop the process's locks.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+        if hasattr(os, "O_DIRECTORY"):
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)  # the file's name survives a power cut too
+            finally:
+                os.close(folder)
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise LogUnavailableError(str(path), f"cannot be created: {exc.strerror}") from exc
+
+
+def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise LogUnavailableError(str(path), f"this file system cannot hold a write-ahead log (got {mode!r})")
+
+
+def _harden(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+
+
+def _install(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not check(connection, str(path)):  # again: another process may have been faster
+            install(connection)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _compare(connection: sqlite3.Connection, noted: tuple[bytes, int], mark: Mark) -> bytes:
+    """The store's id, after making sure that no acknowledged commit is missing."""
+    row = connection.execute("SELECT store_id, commits FROM store_state WHERE id = 1").fetchone()
+    if row is None or type(row[0]) is not bytes or len(row[0]) != 16 or type(row[1]) is not int:
+        raise LogCorruptError(str(mark.path.parent), "the table store_state is damaged")
+    store_id, commits = row
+    if noted[0] == store_id and noted[1] > commits:
+        problem = f"{noted[1] - commits} acknowledged commits are missing at its end; to do without, delete {mark.path}"
+        raise LogCorruptError(str(mark.path).removesuffix("-mark"), problem)
+    return bytes(store_id)
+
+
+def _patiently(step: Callable[[], T], timeout: float) -> T:
+    """``step`` again while the file is locked: SQLite's own waiting leaves out a change of the journal mode."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return step()
+        except sqlite3.OperationalError as exc:
+            busy = getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
