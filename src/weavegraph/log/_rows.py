@@ -121,9 +121,11 @@ def drop_run(connection: sqlite3.Connection, key: int, record: RunRecord) -> Non
 
 def update(connection: sqlite3.Connection, key: int, record: RunRecord) -> None:
     values = _values(record)
+    # Without run_id, session_id and started_at, which never change: naming run_id would rewrite its index too.
     connection.execute(
-        f"UPDATE log_runs SET ({_COLUMNS}, crc) = ({','.join('?' * 12)}) WHERE run_key = ?",
-        (*values, _check_of(key, values), key),
+        "UPDATE log_runs SET attempt = ?, epoch = ?, first_position = ?, last_position = ?, outcome = ?, events = ?,"
+        " bytes = ?, updated_at = ?, crc = ? WHERE run_key = ?",
+        (*values[2:9], values[10], _check_of(key, values), key),
     )
 
 

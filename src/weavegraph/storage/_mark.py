@@ -36,6 +36,9 @@ class Mark:
             return b"", 0
         return (store_id, commits) if data == _packed(store_id, commits) else (b"", 0)
 
+    def forget(self) -> None:
+        self.path.unlink(missing_ok=True)
+
     def open(self, store_id: bytes) -> None:
         self._store_id = store_id
         with contextlib.suppress(OSError):

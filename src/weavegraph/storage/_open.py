@@ -29,11 +29,16 @@ def open_writer(path: Path, mark: Mark, busy_timeout: float) -> sqlite3.Connecti
         LogCorruptError, LogVersionError: not ours, not known, or shorter than what was acknowledged; nothing was
             written. LogUnavailableError, sqlite3.Error: for the writer to translate.
     """
-    _create(path)
+    _create(path, mark)
+    noted = mark.read()  # before the look at the store, whose number may only be larger
     # A read-only connection leaves a hot write-ahead log alone; a writing one would move it into the database.
     with contextlib.closing(open_reader(path, busy_timeout)) as reader:
-        _patiently(lambda: check(reader, str(path)), busy_timeout)
-    noted = mark.read()
+        if _patiently(lambda: check(reader, str(path)), busy_timeout):
+            store_id, commits = _state(reader, path)
+            if noted[0] == store_id and noted[1] > commits:
+                raise _missing(path, noted[1] - commits, mark)
+        elif noted[1]:  # the file is empty, and was not
+            raise _missing(path, noted[1], mark)
     connection = sqlite3.connect(
         path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -44,7 +49,7 @@ def open_writer(path: Path, mark: Mark, busy_timeout: float) -> sqlite3.Connecti
         _harden(connection)
         if not check(connection, str(path)):
             _install(connection, path)
-        mark.open(_compare(connection, noted, mark))
+        mark.open(_state(connection, path)[0])
     except BaseException:
         connection.close()
         raise
@@ -60,10 +65,11 @@ def open_reader(path: Path, busy_timeout: float) -> sqlite3.Connection:
     return connection
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, mark: Mark) -> None:
     try:
         # Never open a file that SQLite may have open: closing it would drop the process's locks.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+        mark.forget()  # of a store that was here before and was deleted
         if hasattr(os, "O_DIRECTORY"):
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -98,16 +104,17 @@ def _install(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute("ROLLBACK")
 
 
-def _compare(connection: sqlite3.Connection, noted: tuple[bytes, int], mark: Mark) -> bytes:
-    """The store's id, after making sure that no acknowledged commit is missing."""
+def _state(connection: sqlite3.Connection, path: Path) -> tuple[bytes, int]:
+    """The store's id and the number of its commits."""
     row = connection.execute("SELECT store_id, commits FROM store_state WHERE id = 1").fetchone()
     if row is None or type(row[0]) is not bytes or len(row[0]) != 16 or type(row[1]) is not int:
-        raise LogCorruptError(str(mark.path.parent), "the table store_state is damaged")
-    store_id, commits = row
-    if noted[0] == store_id and noted[1] > commits:
-        problem = f"{noted[1] - commits} acknowledged commits are missing at its end; to do without, delete {mark.path}"
-        raise LogCorruptError(str(mark.path).removesuffix("-mark"), problem)
-    return bytes(store_id)
+        raise LogCorruptError(str(path), "the table store_state is damaged")
+    return row[0], row[1]
+
+
+def _missing(path: Path, commits: int, mark: Mark) -> LogCorruptError:
+    problem = f"{commits} acknowledged commits are missing at its end (to do without them, delete {mark.path.name})"
+    return LogCorruptError(str(path), problem)
 
 
 def _patiently(step: Callable[[], T], timeout: float) -> T:

@@ -87,19 +87,17 @@ class SqliteStore:
         self._busy_timeout = float(busy_timeout)
         self._schemas: tuple[Schema, ...] = ()
         self._database: _Database | None = None
-        self._closed = self._started = False
+        self._closed = False
         self._release: Callable[[], Any] = lambda: None
 
     def require_schema(self, schema: Schema) -> None:
         """Have these tables there before every later write or read of this handle; they are made or migrated then."""
         if schema not in self._schemas:
             self._schemas = (*self._schemas, schema)
-            self._started = False
 
     async def start(self) -> None:
         """Open now: an error of opening shows here, by its name, and not at the first write."""
         await self.submit()
-        self._started = True
 
     def write(self, *ops: Op) -> Future[tuple[Any, ...]]:
         """Run ``ops`` in one transaction; the future holds what each returned, once all of it is acknowledged.
@@ -119,10 +117,14 @@ class SqliteStore:
         return await asyncio.wrap_future(self.write(*ops))
 
     async def query(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``function`` on a reader thread: a read-only connection, one snapshot, no wait for writers."""
-        if not self._started:
+        """Run ``function`` on a reader thread: a read-only connection, one snapshot.
+
+        Waits for no writer, unless this call is the one that opens the file.
+        """
+        database = self._open()
+        if not database.writer.has(self._schemas):
             await self.start()
-        return await asyncio.wrap_future(self._open().readers.submit(function))
+        return await asyncio.wrap_future(database.readers.submit(function))
 
     def watch(self, topic: str) -> Watch:
         """Be woken when ``topic`` may have changed, by this process at once, by another after at most 0.2 seconds."""

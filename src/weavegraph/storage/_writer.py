@@ -74,6 +74,10 @@ class Writer:
                     self._thread.start()
         self._queue.put(job)
 
+    def has(self, schemas: Sequence[Schema]) -> bool:
+        """Whether the file is open and these are there, so that a reader may look at once. Any thread."""
+        return self.generation > 0 and self._applied.issuperset(schemas)
+
     def stop(self) -> None:
         """Finish what is queued, close the file, end the thread; ``closed`` tells when."""
         with self._lock:
