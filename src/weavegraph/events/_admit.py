@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from weavegraph.errors import EventInvalidError, EventTooLargeError
+from weavegraph.errors import EmitterError, EventInvalidError, EventTooLargeError
 from weavegraph.events._frozen import EMPTY, FrozenDict, FrozenList
 from weavegraph.events._types import (
     RESERVED_PREFIX,
@@ -100,9 +100,12 @@ def freeze_metadata(metadata: object) -> FrozenDict:
         return metadata
     if not isinstance(metadata, Mapping):
         raise EventInvalidError("metadata", f"expected a mapping, got {type(metadata).__name__}")
-    if not metadata:
-        return EMPTY
-    return _freeze_dict(metadata, "metadata", 1)
+    try:
+        return _freeze_dict(metadata, "metadata", 1) if metadata else EMPTY
+    except EmitterError:
+        raise
+    except Exception as exc:  # of a mapping, a key or a value that is somebody's own class
+        raise EventInvalidError("metadata", f"it cannot be read: {type(exc).__name__}") from exc
 
 
 def _freeze_dict(mapping: Mapping[Any, Any], where: str, depth: int) -> FrozenDict:
@@ -148,37 +151,42 @@ def admit(event: Event, *, reserved: bool = False, stamp_bytes: int = STAMP_BYTE
         reserved: the runtime writes: scopes with the reserved prefix are allowed.
         stamp_bytes: how much longer its JSON may become; 0 for an event that carries its stamp.
     """
-    kind = type(event)
-    if kind is not NodeEvent and kind is not LLMStreamingEvent and kind is not DiagnosticEvent:
-        raise EventInvalidError("event", f"expected a weavegraph event, got {type(event).__name__}")
-    scope, message, metadata = event.scope, event.message, event.metadata
-    if not (reserved and type(scope) is str and scope.startswith(RESERVED_PREFIX)):
-        check_scope(scope)
-    elif len(scope) > MAX_SCOPE_CHARS or not scope.isprintable():
-        raise EventInvalidError("scope", f"{_short(scope)} is no scope")
-    changes: dict[str, Any] = {}
-    if type(message) is not str or not message.isascii():
-        cleaned = clean_text("message", message)
-        if cleaned is not message:
-            changes["message"] = cleaned
-    if type(metadata) is not FrozenDict:
-        changes["metadata"] = metadata = freeze_metadata(metadata)
-    if event.node_id is not None:
-        check_id("node_id", event.node_id)
-    if event.session_id is not None:
-        check_id("session_id", event.session_id)
-    if event.step is not None and (type(event.step) is not int or not 0 <= event.step < 2**63):
-        raise EventInvalidError("step", f"expected a whole number from 0, got {_short(event.step)}")
-    if kind is LLMStreamingEvent:
-        _admit_llm(event, changes)  # type: ignore[arg-type]
-    if (
-        event.run_id is not None or event.run_seq is not None or event.attempt is not None
-        or event.epoch is not None or event.path != () or event.v != SCHEMA_VERSION
-    ):  # fmt: skip
-        _admit_origin(event, changes)
-    if changes:
-        event = msgspec.structs.replace(event, **changes)
-    return event, 0 if metadata is EMPTY and len(message) <= _SMALL_CHARS else _weigh(event, stamp_bytes)
+    try:
+        kind = type(event)
+        if kind is not NodeEvent and kind is not LLMStreamingEvent and kind is not DiagnosticEvent:
+            raise EventInvalidError("event", f"expected a weavegraph event, got {type(event).__name__}")
+        scope, message, metadata = event.scope, event.message, event.metadata
+        if not (reserved and type(scope) is str and scope.startswith(RESERVED_PREFIX)):
+            check_scope(scope)
+        elif len(scope) > MAX_SCOPE_CHARS or not scope.isprintable():
+            raise EventInvalidError("scope", f"{_short(scope)} is no scope")
+        changes: dict[str, Any] = {}
+        if type(message) is not str or not message.isascii():
+            cleaned = clean_text("message", message)
+            if cleaned is not message:
+                changes["message"] = cleaned
+        if type(metadata) is not FrozenDict:
+            changes["metadata"] = metadata = freeze_metadata(metadata)
+        if event.node_id is not None:
+            check_id("node_id", event.node_id)
+        if event.session_id is not None:
+            check_id("session_id", event.session_id)
+        if event.step is not None and (type(event.step) is not int or not 0 <= event.step < 2**63):
+            raise EventInvalidError("step", f"expected a whole number from 0, got {_short(event.step)}")
+        if kind is LLMStreamingEvent:
+            _admit_llm(event, changes)  # type: ignore[arg-type]
+        if (
+            event.run_id is not None or event.run_seq is not None or event.attempt is not None
+            or event.epoch is not None or event.path != () or event.v != SCHEMA_VERSION
+        ):  # fmt: skip
+            _admit_origin(event, changes)
+        if changes:
+            event = msgspec.structs.replace(event, **changes)
+        return event, 0 if metadata is EMPTY and len(message) <= _SMALL_CHARS else _weigh(event, stamp_bytes)
+    except EmitterError:
+        raise
+    except Exception as exc:  # of somebody's own class in a field: its comparison, its text
+        raise EventInvalidError("event", f"it cannot be read: {type(exc).__name__}") from exc
 
 
 def _admit_origin(event: Event, changes: dict[str, Any]) -> None:
@@ -227,5 +235,8 @@ def _weigh(event: Event, stamp_bytes: int) -> int:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of somebody's own class
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "…"

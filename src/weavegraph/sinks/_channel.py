@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from weavegraph.bus import EventBus, EventHub, EventStream
-from weavegraph.errors import EndOfStream, StreamError
+from weavegraph.errors import EndOfStream, Lagged, StreamError
 from weavegraph.events import Event
 
 __all__ = ["ChannelSink"]
@@ -19,8 +19,11 @@ class ChannelSink:
 
     For code that already reads a queue; new code iterates ``subscribe()``. The bus never pushes into the queue: this
     view reads its subscription, and waits while the queue is full, so the subscription's ``capacity`` and
-    ``overflow`` decide what is lost, and its ``stats()`` count it. An ``asyncio.Queue`` is fed by a task of the loop
-    in which ``open()`` is called, a ``queue.Queue`` by a thread.
+    ``overflow`` decide what is lost, and its ``stats()`` count it (with ``on_lag="raise"`` as well). An
+    ``asyncio.Queue`` is fed by a task of the loop in which ``open()`` is called, a ``queue.Queue`` by a thread.
+
+    *The end*: ``END`` comes once, after the last event, whether the source ended, the subscription was cut off, or
+    ``close()`` was called; into a full queue as soon as it has room.
     """
 
     END: Any = None
@@ -29,48 +32,42 @@ class ChannelSink:
     def __init__(self, source: EventBus | EventHub, target: asyncio.Queue[Any] | queue.Queue[Any], **subscribe: Any):
         self.stream: EventStream = source.subscribe(**subscribe)
         self._target = target
-        self._task: asyncio.Task[None] | None = None
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._feeder: asyncio.Task[None] | threading.Thread | None = None
 
     def open(self) -> ChannelSink:
-        """Start feeding the queue. Events since the constructor are not lost by opening late."""
+        """Start feeding the queue; idempotent. Events since the constructor are not lost by opening late."""
+        if self._feeder is not None:
+            return self
         if isinstance(self._target, asyncio.Queue):
-            self._task = asyncio.get_running_loop().create_task(self._feed(self._target))
+            self._feeder = asyncio.get_running_loop().create_task(self._feed(self._target))
         else:
-            self._thread = threading.Thread(target=self._feed_thread, args=(self._target,), daemon=True)
-            self._thread.start()
+            self._feeder = threading.Thread(target=self._feed_thread, args=(self._target,), daemon=True)
+            self._feeder.start()
         return self
 
     async def _feed(self, target: asyncio.Queue[Event | None]) -> None:
-        try:
-            async for event in self.stream:
-                await target.put(event)
-        except StreamError:
-            pass  # cut off by overflow="disconnect"; the stats tell
+        while True:
+            try:
+                await target.put(await self.stream.recv())
+            except Lagged:
+                continue
+            except (EndOfStream, StreamError):
+                break
         await target.put(self.END)
 
     def _feed_thread(self, target: queue.Queue[Event | None]) -> None:
         events = self.stream.blocking()
-        try:
-            while not self._closing.is_set():
-                self._put(target, events.recv())
-        except (EndOfStream, StreamError):
-            pass
-        self._put(target, self.END)
-
-    def _put(self, target: queue.Queue[Event | None], item: Event | None) -> None:
-        while not self._closing.is_set():
+        while True:
             try:
-                return target.put(item, timeout=0.1)
-            except queue.Full:
-                continue  # look whether close() was called, then wait on
+                target.put(events.recv())
+            except Lagged:
+                continue
+            except (EndOfStream, StreamError):
+                break
+        target.put(self.END)
 
     def close(self) -> None:
-        """Stop feeding and unsubscribe. What is in the queue stays there."""
-        self._closing.set()
-        if self._task is not None:
-            self._task.cancel()
+        """Unsubscribe: nothing more is fed but ``END``. What is in the queue stays there."""
         self.stream.close()
 
     def __enter__(self) -> ChannelSink:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,8 @@ __all__ = ["JsonLines", "JsonLinesSink", "read_jsonlines"]
 
 DEFAULT_ROTATE_BYTES = 100 * 1024 * 1024
 DEFAULT_KEEP = 10
+MAX_LINE_BYTES = 4 * MAX_EVENT_BYTES
+_log = logging.getLogger("weavegraph.sinks")
 
 
 class JsonLinesSink:
@@ -26,12 +30,14 @@ class JsonLinesSink:
     *Delivery*: at least once after ``flush``; a batch that fails half-way is written again, and its torn line is
     closed first. *Crash*: at most the last line is torn; reopening ends it, ``read_jsonlines`` skips and counts it.
     *Files*: created with mode 0600; beyond ``rotate_bytes`` the file is renamed to ``NAME.1`` (older ones count up,
-    ``keep`` of them stay), checked between batches, so a file may pass the bound by one batch.
+    ``keep`` of them stay), checked between batches, so a file may pass the bound by one batch. What cannot be renamed
+    is written on, with one warning on the logger ``weavegraph.sinks``; a pipe or a device is never renamed.
 
     Args:
         path: the file; its folder must exist.
         rotate_bytes: ``None`` never rotates.
-        style: ``"rust"`` writes the Rust library's five keys.
+        style: ``"rust"`` writes the Rust library's five keys, for its readers: ``read_jsonlines`` counts such lines
+            as invalid.
         sync: ``flush`` also asks the system to put the file on the disk (``fsync``).
     """
 
@@ -55,12 +61,16 @@ class JsonLinesSink:
             raise ConfigError(f"keep={keep!r}: give a whole number of rotated files from 1")
         if style not in ("weavegraph", "rust"):
             raise ConfigError(f"style={style!r}: choose 'weavegraph' or 'rust'")
+        if type(sync) is not bool:
+            raise ConfigError(f"sync={sync!r}: give True or False")
         self.path = Path(path)
         self._rotate_bytes, self._keep, self._sync = rotate_bytes, keep, sync
         self._style: Literal["weavegraph", "rust"] = style
         self._file: int | None = None
         self._size = 0
         self._torn = False
+        self._regular = True
+        self._warned = False
 
     def start(self) -> None:
         """Open the file and end a line that a crash left torn."""
@@ -72,7 +82,7 @@ class JsonLinesSink:
     def handle(self, batch: Sequence[Event]) -> None:
         if self._file is None:
             self.start()
-        if self._rotate_bytes is not None and self._size >= self._rotate_bytes:
+        if self._rotate_bytes is not None and self._size >= self._rotate_bytes and self._regular:
             self._rotate()
         data = b"".join(to_json(event, self._style) + b"\n" for event in batch)
         assert self._file is not None
@@ -97,7 +107,8 @@ class JsonLinesSink:
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.open(self.path, flags, 0o600)
-        self._size = os.fstat(self._file).st_size
+        status = os.fstat(self._file)
+        self._size, self._regular = status.st_size, stat.S_ISREG(status.st_mode)
         self._torn = False
         if self._size:
             os.lseek(self._file, -1, os.SEEK_END)
@@ -112,10 +123,16 @@ class JsonLinesSink:
 
     def _rotate(self) -> None:
         self.close()
-        for number in range(self._keep, 0, -1):
-            old = self.path if number == 1 else self._numbered(number - 1)
-            if old.exists():
-                old.replace(self._numbered(number))
+        try:
+            # Only up to the first free number: a rotation that failed half-way costs no further file the next time.
+            free = next((n for n in range(1, self._keep) if not self._numbered(n).exists()), self._keep)
+            for number in range(free, 1, -1):
+                self._numbered(number - 1).replace(self._numbered(number))
+            self.path.replace(self._numbered(1))
+        except OSError as exc:
+            if not self._warned:
+                self._warned = True
+                _log.warning("%s cannot be rotated and is written on: %s", self.path, exc)
         self._open()
 
     def _numbered(self, number: int) -> Path:
@@ -152,6 +169,10 @@ def read_jsonlines(path: str | os.PathLike[str]) -> JsonLines:
 def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
     # Only b"\n" ends a line: str.splitlines() would also split at U+2028 and friends.
     with path.open("rb") as file:
-        while line := file.readline(4 * MAX_EVENT_BYTES):
+        while line := file.readline(MAX_LINE_BYTES):
+            if len(line) == MAX_LINE_BYTES:  # no event: pass over the rest of it, and count it once
+                end = line
+                while not end.endswith(b"\n") and (end := file.readline(MAX_LINE_BYTES)):
+                    line = b"too long" + end[-1:]
             if line.strip():
                 yield line.rstrip(b"\n"), line.endswith(b"\n")

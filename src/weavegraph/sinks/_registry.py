@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeAlias
 
@@ -45,16 +45,23 @@ def make_sink(config: SinkConfig) -> Any:
         ConfigError: the sink does not take this target or these options.
     """
     if config.sink is not None:
-        return config.sink
+        return _set(config.sink, config)
     factory = _registered.get(config.kind) or _BUILT_IN.get(config.kind) or _load(config.kind)
     try:
-        sink = factory(*([config.target] if config.target else []), **_typed(config.options))
+        sink = factory(*([config.target] if config.target else []), **config.options)
     except TypeError as exc:
-        raise ConfigError(f"sink {config.url!r}: {exc}") from exc
-    if config.name is not None:
-        sink.name = config.name
-    if config.capacity is not None:
-        sink.capacity = config.capacity
+        raise ConfigError(f"sink {config.url!r} cannot be made of this target and these options: {exc}") from exc
+    return _set(sink, config)
+
+
+def _set(sink: Any, config: SinkConfig) -> Any:
+    try:
+        if config.name is not None:
+            sink.name = config.name
+        if config.capacity is not None:
+            sink.capacity = config.capacity
+    except AttributeError as exc:
+        raise ConfigError(f"the sink {type(sink).__name__} takes no name or capacity from outside: {exc}") from exc
     return sink
 
 
@@ -64,24 +71,13 @@ def _load(kind: str) -> SinkFactory:
         raise UnknownSinkError(kind, known_sinks())
     try:
         factory: SinkFactory = found.load()
-    except ImportError as exc:
+    except (ImportError, AttributeError) as exc:
         raise ConfigError(f"sink {kind!r} is registered as {found.value}, which cannot be imported: {exc}") from exc
     return factory
 
 
 def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group="weavegraph.sinks")}
-
-
-def _typed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a URL are text: numbers and truth values become what they say."""
-    words = {"true": True, "false": False, "none": None}
-    typed: dict[str, Any] = {}
-    for key, value in options.items():
-        if isinstance(value, str):
-            value = words.get(value.lower(), int(value) if value.isascii() and value.isdigit() else value)
-        typed[key] = value
-    return typed
 
 
 set_factory(make_sink)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from weavegraph.errors import ConfigError
 from weavegraph.events import DiagnosticEvent, Event, LLMStreamingEvent
 from weavegraph.protocols import Delivery
 from weavegraph.sinks._terminal import escape_controls
@@ -38,6 +39,12 @@ class StdOutSink:
         format: Callable[[Event], str] = str,
         color: bool | None = None,
     ) -> None:
+        if stream is not None and not callable(getattr(stream, "write", None)):
+            raise ConfigError(f"StdOutSink(stream={stream!r}): give an open text stream, or None for sys.stdout")
+        if not callable(format):
+            raise ConfigError(f"StdOutSink(format={format!r}): give a function from an event to its text")
+        if color is not None and type(color) is not bool:
+            raise ConfigError(f"StdOutSink(color={color!r}): give True, False or None")
         self._stream, self._format, self._color = stream, format, color
 
     def handle(self, batch: Sequence[Event]) -> None:

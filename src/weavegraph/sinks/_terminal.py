@@ -6,8 +6,10 @@ import re
 
 __all__ = ["escape_controls"]
 
-# C0, DEL, C1; line and paragraph separators; zero-width and bidirectional overrides that make text lie.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+# C0, DEL, C1; line and paragraph separators; marks that make text lie: of zero width, bidirectional, annotations, tags.
+_UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 _NAMES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -19,4 +21,6 @@ def escape_controls(text: str) -> str:
 def _visible(match: re.Match[str]) -> str:
     char = match[0]
     code = ord(char)
+    if code >= 65536:
+        return f"\\U{code:08x}"
     return _NAMES.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
