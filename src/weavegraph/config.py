@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
@@ -25,11 +26,20 @@ if TYPE_CHECKING:
     from weavegraph.bus import DiagnosticsConfig
     from weavegraph.protocols import Clock
 
-__all__ = ["EventBusConfig", "RuntimeConfig", "SinkConfig"]
+__all__ = ["EventBusConfig", "RuntimeConfig", "SinkConfig", "check_seconds", "check_sink_name", "check_whole"]
 
 _KIND = re.compile(r"[a-z][a-z0-9_+-]*")
-_SECRET = re.compile(r"(//[^/@\s:]*:)[^@/\s]+@")
+_SECRET_KEY = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "none": None}
+MAX_NAME_CHARS = 128
 _PREFIX = "WEAVEGRAPH_"
+_CHOICES = {
+    "on_node_error": ("cancel", "finish"),
+    "state_events": ("off", "updates", "values"),
+    "durability": ("step", "end", "off"),
+}
+_FROM_ENV = ("step_limit", "concurrency_limit", "max_runs", "timeout", "cancel_grace", "version_gating", *_CHOICES)
+"""Settings of the runtime that the environment may give."""
 T = TypeVar("T")
 
 
@@ -37,7 +47,9 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A sink by name: ``SinkConfig.parse("jsonl:events.jsonl?rotate_bytes=1000000")``, or an object of yours.
 
     ``kind`` is a registered name, ``target`` what it writes to, ``options`` its keywords. ``name`` and ``capacity``
-    (events; default: bytes decide) may be set for any sink; in a URL as options of these names.
+    (events; default: bytes decide) may be set for any sink, in a URL as options of these names; they are written to
+    the sink object. Options of a URL are text: numbers, ``yes``, ``no``, ``true``, ``false``, ``on``, ``off`` and
+    ``none`` become what they say, but not in one whose name speaks of a secret.
     """
 
     kind: str = "object"
@@ -48,12 +60,18 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     sink: Any = None
 
     def __post_init__(self) -> None:
-        if not _KIND.fullmatch(self.kind):
-            raise ConfigError(f"sink kind {self.kind!r}: use a-z, 0-9, _, + and -, as in 'jsonl'")
+        if not isinstance(self.kind, str) or not _KIND.fullmatch(self.kind):
+            raise ConfigError(f"sink kind {_masked(str(self.kind))!r}: use a-z, 0-9, _, + and -, as in 'jsonl'")
         if self.kind == "object" and self.sink is None:
             raise ConfigError("SinkConfig needs a kind, as in SinkConfig(kind='stdout'), or a sink object")
-        if self.capacity is not None and (type(self.capacity) is not int or self.capacity < 1):
-            raise ConfigError(f"sink {self.kind!r}: capacity={self.capacity!r}: give a whole number from 1")
+        if not isinstance(self.target, str):
+            raise ConfigError(f"sink {self.kind!r}: target={self.target!r}: give text")
+        if not isinstance(self.options, Mapping) or not all(isinstance(key, str) for key in self.options):
+            raise ConfigError(f"sink {self.kind!r}: options are a table of names and values")
+        if self.name is not None:
+            check_sink_name(self.name)
+        if self.capacity is not None:
+            check_whole(f"sink {self.kind!r}: capacity", self.capacity, 1)
 
     @classmethod
     def parse(cls, url: str) -> SinkConfig:
@@ -62,10 +80,11 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
         if not colon:
             raise ConfigError(f"sink {_masked(url)!r}: write it as kind:target, for instance 'stdout:'")
         target, _, query = rest.partition("?")
-        options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
-        name, capacity = options.pop("name", None), options.pop("capacity", None)
+        texts = dict(parse_qsl(query, keep_blank_values=True))
+        name, capacity = texts.pop("name", None), texts.pop("capacity", None)
         if capacity is not None and not (capacity.isascii() and capacity.isdigit()):
             raise ConfigError(f"sink {_masked(url)!r}: capacity={capacity!r}: give a whole number from 1")
+        options = {key: _typed(key, text) for key, text in texts.items()}
         return cls(kind=kind, target=target, options=options, name=name, capacity=int(capacity) if capacity else None)
 
     @classmethod
@@ -83,8 +102,9 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     def url(self) -> str:
         """The configuration as a URL, credentials masked."""
         extra = {key: value for key, value in (("name", self.name), ("capacity", self.capacity)) if value is not None}
-        query = urlencode({**self.options, **extra}, quote_via=quote)
-        return _masked(f"{self.kind}:{self.target}" + (f"?{query}" if query else ""))
+        options = {key: _shown(key, value) for key, value in {**self.options, **extra}.items()}
+        query = urlencode(options, quote_via=quote, safe="*")
+        return f"{self.kind}:{_masked(self.target)}" + (f"?{query}" if query else "")
 
     def __repr__(self) -> str:
         return f"SinkConfig({self.url if self.sink is None else self.sink!r})"
@@ -108,23 +128,20 @@ class EventBusConfig(msgspec.Struct, frozen=True, kw_only=True):
     diagnostics: Any = None
 
     def __post_init__(self) -> None:
-        if self.capacity is not None and (type(self.capacity) is not int or self.capacity < 1):
-            raise ConfigError(f"event_bus.capacity={self.capacity!r}: give a whole number of events from 1")
-        for field in ("max_bytes", "bus_max_bytes", "keep_runs"):
-            value = getattr(self, field)
-            if type(value) is not int or value < (0 if field == "keep_runs" else 1024):
-                raise ConfigError(f"event_bus.{field}={value!r}: give a whole number, large enough for one event")
+        if self.capacity is not None:
+            check_whole("event_bus.capacity", self.capacity, 1)
+        for field, least in (("max_bytes", 1024), ("bus_max_bytes", 1024), ("keep_runs", 0)):
+            check_whole(f"event_bus.{field}", getattr(self, field), least)
         for field in ("block_timeout", "sink_timeout"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise ConfigError(f"event_bus.{field}={value!r}: give seconds, 0 or more")
+            check_seconds(f"event_bus.{field}", getattr(self, field))
+        if not isinstance(self.sinks, (tuple, list)):
+            raise ConfigError(f"event_bus.sinks={_shown('', self.sinks)!r}: give a list, as in sinks=['stdout:']")
         unique: list[SinkConfig] = []
         for sink in map(SinkConfig.of, self.sinks):
             if not any(_same(sink, other) for other in unique):
                 unique.append(sink)
         msgspec.structs.force_setattr(self, "sinks", tuple(unique))
-        diagnostics: DiagnosticsConfig | None = _diagnostics(self.diagnostics)
-        msgspec.structs.force_setattr(self, "diagnostics", diagnostics)
+        msgspec.structs.force_setattr(self, "diagnostics", _diagnostics(self.diagnostics))
 
     def with_stdout_only(self) -> EventBusConfig:
         """This configuration with the terminal as its only sink."""
@@ -145,22 +162,57 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How an app runs its graph.
 
     ``event_bus``: see ``EventBusConfig``. ``step_limit``: steps after which a run fails. ``concurrency_limit``: nodes
-    of one run at a time. ``clock``, ``ids``: injectable time and run ids, for tests.
+    of one run at a time, and threads for sync ones. ``max_runs``: runs of one app at a time. ``timeout``: seconds that
+    a run may take. ``cancel_grace``: seconds that nodes are given to stop by themselves before they are cancelled.
+    ``on_node_error``: what happens to the siblings of a node that raises. ``version_gating``: run a node again only if
+    a key has changed since it last ran. ``state_events``: what the end of a step tells of the state.
+
+    ``checkpointer``: remembers sessions; ``durability``: after each step, at the end of a run, or not at all.
+    ``observers``: objects with ``Observer`` hooks. ``clock``, ``ids``: injectable time, and ids by kind (``"run"``,
+    ``"session"``, ``"epoch"``, ``"question"``), for tests.
     """
 
     event_bus: EventBusConfig = msgspec.field(default_factory=EventBusConfig)
     step_limit: int = 100
     concurrency_limit: int = 32
+    max_runs: int | None = None
+    timeout: float | None = None
+    cancel_grace: float = 1.0
+    on_node_error: Literal["cancel", "finish"] = "cancel"
+    version_gating: bool = False
+    state_events: Literal["off", "updates", "values"] = "off"
+    checkpointer: Any = None
+    durability: Literal["step", "end", "off"] = "step"
+    observers: tuple[Any, ...] = ()
     clock: Any = None
     ids: Any = None
 
     def __post_init__(self) -> None:
-        for field in ("step_limit", "concurrency_limit"):
+        for field in ("step_limit", "concurrency_limit", "max_runs"):
             value = getattr(self, field)
-            if type(value) is not int or value < 1:
+            if not (field == "max_runs" and value is None) and (type(value) is not int or value < 1):
                 raise ConfigError(f"{field}={value!r}: give a whole number from 1")
+        for field in ("timeout", "cancel_grace"):
+            value = getattr(self, field)
+            if field == "timeout" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise ConfigError(f"{field}={value!r}: give seconds, 0 or more")
+        for field, words in _CHOICES.items():
+            if getattr(self, field) not in words:
+                raise ConfigError(f"{field}={getattr(self, field)!r}: choose {', '.join(map(repr, words))}")
+        if type(self.version_gating) is not bool:
+            raise ConfigError(f"version_gating={self.version_gating!r}: give True or False")
         if isinstance(self.event_bus, Mapping):
             msgspec.structs.force_setattr(self, "event_bus", _build(EventBusConfig, self.event_bus, "event_bus"))
+        if not isinstance(self.event_bus, EventBusConfig):
+            raise ConfigError(f"event_bus={self.event_bus!r}: give an EventBusConfig, or a table of its settings")
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the settings that are plain values; objects (a clock, a checkpointer) count by their type."""
+        parts = [f"{name}={_plainly(getattr(self, name))}" for name in self.__struct_fields__]
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> RuntimeConfig:
@@ -174,7 +226,13 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
             table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
             raise ConfigError(f"{os.fspath(path)}: {exc}") from exc
-        return cls.from_mapping(table.get("tool", {}).get("weavegraph", table))
+        if "tool" in table or Path(path).name == "pyproject.toml":
+            tool: Any = table.get("tool")
+            ours = tool.get("weavegraph") if isinstance(tool, dict) else None
+            if not isinstance(ours, dict):
+                raise ConfigError(f"{os.fspath(path)}: there is no table [tool.weavegraph]; add one, it may be empty")
+            table = ours
+        return cls.from_mapping(table)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> RuntimeConfig:
@@ -189,8 +247,8 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
             if name.startswith(f"{_PREFIX}EVENT_BUS_"):
                 key = name.removeprefix(f"{_PREFIX}EVENT_BUS_").lower()
                 bus[key] = tuple(text.split()) if key == "sinks" else _value(name, text)
-            elif name in (f"{_PREFIX}STEP_LIMIT", f"{_PREFIX}CONCURRENCY_LIMIT"):
-                settings[name.removeprefix(_PREFIX).lower()] = _value(name, text)
+            elif name.startswith(_PREFIX) and (key := name.removeprefix(_PREFIX).lower()) in _FROM_ENV:
+                settings[key] = text if key in _CHOICES else _value(name, text)
         if bus:
             settings["event_bus"] = bus
         return cls.from_mapping(settings)
@@ -230,12 +288,13 @@ def _build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 def _diagnostics(value: Any) -> DiagnosticsConfig | None:
-    if isinstance(value, Mapping):
-        from weavegraph.bus import DiagnosticsConfig
+    from weavegraph.bus import DiagnosticsConfig
 
+    if isinstance(value, Mapping):
         return _build(DiagnosticsConfig, value, "event_bus.diagnostics")
-    diagnostics: DiagnosticsConfig | None = value
-    return diagnostics
+    if value is not None and not isinstance(value, DiagnosticsConfig):
+        raise ConfigError(f"event_bus.diagnostics={value!r}: give a DiagnosticsConfig, or a table of its settings")
+    return value
 
 
 def _same(one: SinkConfig, other: SinkConfig) -> bool:
@@ -250,10 +309,70 @@ def _value(name: str, text: str) -> Any:
             return convert(text)
         except ValueError:
             continue
-    if text.lower() == "none":
-        return None
+    if text.lower() in (words := {"none": None, "true": True, "false": False}):
+        return words[text.lower()]
     raise ConfigError(f"{name}={text!r}: give a number")
 
 
+def _plainly(value: Any) -> str:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if isinstance(value, (EventBusConfig, SinkConfig)):
+        return f"{type(value).__name__}({', '.join(_plainly(getattr(value, n)) for n in value.__struct_fields__)})"
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_plainly, value))}]"
+    return type(value).__qualname__
+
+
+def _typed(key: str, text: str) -> Any:
+    if _SECRET_KEY.search(key):
+        return text
+    return _WORDS.get(text.lower(), int(text) if text.isascii() and text.isdigit() else text)
+
+
+def _shown(key: str, value: Any) -> Any:
+    """An option as it may be shown."""
+    if _SECRET_KEY.search(key):
+        return "***"
+    return _masked(value) if isinstance(value, str) else value
+
+
 def _masked(url: str) -> str:
-    return _SECRET.sub(r"\1***@", url)
+    """``url`` without its credentials: greedily, up to the last ``@``, for a password may hold anything."""
+    before, at, rest = url.rpartition("@")
+    if at:
+        slashes, colon, path = before.find("//"), before.rfind(":"), "/" in before
+        if slashes >= 0:  # scheme://user:password@host
+            user = before[slashes + 2 :].partition(":")
+            before = before[: slashes + 2] + (f"{user[0]}:***" if user[1] else "***")
+        elif colon >= 0:
+            before = before[: before.find(":") + 1] + "***"
+        elif not path:
+            before = "***"
+    head, mark, query = rest.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&")] if mark else []
+    shown = "&".join(f"{key}{is_}{_shown(key, value)}" for key, is_, value in pairs)
+    return f"{before}{at}{head}{mark}{shown}"
+
+
+# ── checks that the bus shares ──────────────────────────────────────────────────────────────────────
+
+
+def check_whole(field: str, value: object, least: int) -> None:
+    """Refuse what is no whole number from ``least``."""
+    if type(value) is not int or value < least:
+        raise ConfigError(f"{field}={value!r}: give a whole number from {least}")
+
+
+def check_seconds(field: str, value: object) -> None:
+    """Refuse what is no time."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ConfigError(f"{field}={value!r}: give seconds, 0 or more")
+
+
+def check_sink_name(name: object) -> str:
+    """``name`` if it may name a sink: it is shown in terminals, metrics and diagnostics."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
+        shown = repr(name) if not isinstance(name, str) else repr(name[:40])
+        raise ConfigError(f"a sink's name={shown}: use 1 to {MAX_NAME_CHARS} printable characters")
+    return str.__str__(name)

@@ -78,8 +78,8 @@ async def test_an_inline_sink_that_hangs_is_left_its_thread_and_the_others_get_a
     for name in ("memory", "memory#2"):
         assert await bus.guard(name).drain(30)
     assert (await bus.flush(timeout=0.05)).pending == ("held",)
-    assert bus._pump is not None
-    assert "held" not in [worker.name for worker in bus._pump.workers]
+    assert bus._sinks._pump is not None
+    assert "held" not in [worker.name for worker in bus._sinks._pump.workers]
     held.go.set()
     assert (await bus.flush(timeout=30)).complete
     assert held.got == len(memory.snapshot()) == len(third.snapshot()) == 20
@@ -225,7 +225,7 @@ async def test_a_sink_may_own_its_loop() -> None:
 async def test_sinks_given_at_construction_see_the_first_event_and_added_ones_from_then_on() -> None:
     first = MemorySink()
     bus = EventBus([first])
-    assert bus._thread.loop is None
+    assert not bus._sinks.started
     fill(bus._hub, 3)
     guard = bus.add_sink(second := MemorySink())
     fill(bus._hub, 2)

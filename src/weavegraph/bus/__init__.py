@@ -12,10 +12,12 @@ from weavegraph.bus._bus import (
 )
 from weavegraph.bus._emitter import HubEmitter
 from weavegraph.bus._hub import DEFAULT_BLOCK_TIMEOUT, DEFAULT_CAPACITY, DEFAULT_MAX_BYTES, EventHub
-from weavegraph.bus._lane import Lane
-from weavegraph.bus._stats import EventHubMetrics, ProducerStats, SinkStats, SubscriberStats
+from weavegraph.bus._lane import Lane, RunEmitter
+from weavegraph.bus._retry import DeadLetter, RetryPolicy
+from weavegraph.bus._stats import EventHubMetrics, ProducerStats, SinkStats, SinkTotals, SubscriberStats
 from weavegraph.bus._stream import EventStream, OnLag, Overflow, gap_event
-from weavegraph.bus._worker import DeadLetter, RetryPolicy, SinkHealth
+from weavegraph.bus._threads import LoopThread
+from weavegraph.bus._worker import SinkHealth
 
 SubscriberHandle = EventStream
 EmitterHandle = HubEmitter
@@ -37,14 +39,17 @@ __all__ = [
     "FlushReport",
     "HubEmitter",
     "Lane",
+    "LoopThread",
     "OnLag",
     "Overflow",
     "ProducerStats",
     "RetryPolicy",
+    "RunEmitter",
     "ShutdownReport",
     "SinkGuard",
     "SinkHealth",
     "SinkStats",
+    "SinkTotals",
     "SubscriberHandle",
     "SubscriberStats",
     "gap_event",

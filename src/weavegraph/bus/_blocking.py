@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from weavegraph.bus._stream import check_timeout
 from weavegraph.errors import BlockingInLoopError, EndOfStream, StreamBusyError
 from weavegraph.events import Event
 
@@ -26,13 +27,15 @@ class BlockingEvents:
 
     def __init__(self, stream: EventStream) -> None:
         self._stream = stream
+        self.anywhere = False
+        """What is read here comes from no loop of a user's, so blocking this thread cannot stop it (contract R3)."""
 
     def __iter__(self) -> Iterator[Event]:
-        _refuse_loop()
+        self._refuse_loop()
         return self
 
     def __next__(self) -> Event:
-        _refuse_loop()
+        self._refuse_loop()
         try:
             event = self._wait(None)
         except EndOfStream:
@@ -42,7 +45,7 @@ class BlockingEvents:
 
     def recv(self) -> Event:
         """The next event; waits for it. Raises ``EndOfStream`` at the end."""
-        _refuse_loop()
+        self._refuse_loop()
         event = self._wait(None)
         assert event is not None
         return event
@@ -53,8 +56,8 @@ class BlockingEvents:
 
     def next_timeout(self, seconds: float) -> Event | None:
         """The next event, or ``None`` if none came within ``seconds``; ``EndOfStream`` at the end."""
-        _refuse_loop()
-        return self._wait(time.monotonic() + seconds)
+        self._refuse_loop()
+        return self._wait(time.monotonic() + check_timeout(seconds))
 
     def _wait(self, deadline: float | None) -> Event | None:
         stream = self._stream
@@ -88,7 +91,6 @@ class BlockingEvents:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-
-def _refuse_loop() -> None:
-    if asyncio._get_running_loop() is not None:
-        raise BlockingInLoopError
+    def _refuse_loop(self) -> None:
+        if not self.anywhere and asyncio._get_running_loop() is not None:
+            raise BlockingInLoopError

@@ -1,40 +1,41 @@
-"""The bus: one hub for what watches everything, a lane for each run, and sinks on the bus's own threads."""
+"""The bus: one hub for what watches everything, a lane for each run, and sinks on threads of their own."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import inspect
-import os
 import warnings
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from weavegraph.bus._hub import (
-    DEFAULT_BLOCK_TIMEOUT,
-    DEFAULT_CAPACITY,
-    DEFAULT_MAX_BYTES,
-    Budget,
-    EventHub,
-    check_capacity,
-)
+from weavegraph.bus._emitter import HubEmitter
+from weavegraph.bus._hub import DEFAULT_BLOCK_TIMEOUT, DEFAULT_CAPACITY, DEFAULT_MAX_BYTES, Budget, EventHub
 from weavegraph.bus._lane import Lane
-from weavegraph.bus._pump import Pump, Watchdog
+from weavegraph.bus._retry import DeadLetter, RetryPolicy
 from weavegraph.bus._ring import INFINITE
-from weavegraph.bus._stats import EventHubMetrics, SinkStats
-from weavegraph.bus._stream import EventStream, OnLag, Overflow
-from weavegraph.bus._threads import LoopThread
-from weavegraph.bus._worker import DeadLetter, RetryPolicy, SinkHealth, SinkWorker
-from weavegraph.errors import BlockingInLoopError, ConfigError, HubClosedError, RunExistsError, RunNotFoundError
-from weavegraph.events import DiagnosticEvent, Event, EventFilter, Predicate, check_id, clean_text, freeze_metadata
+from weavegraph.bus._sinks import SINK_ERROR_SCOPE, DiagnosticsConfig, FlushReport, ShutdownReport, Sinks
+from weavegraph.bus._stats import EventHubMetrics, SinkStats, SinkTotals
+from weavegraph.bus._stream import COLLECT_PATIENCE, EventStream, OnLag, Overflow, check_timeout
+from weavegraph.bus._threads import wait_for_all
+from weavegraph.bus._worker import SinkHealth, SinkWorker
+from weavegraph.config import check_seconds, check_whole
+from weavegraph.errors import (
+    BlockingInLoopError,
+    ConfigError,
+    ForkedHubError,
+    HubClosedError,
+    RunExistsError,
+    RunNotFoundError,
+    SinkError,
+)
+from weavegraph.events import FLAT_BYTES, EventFilter, Predicate, check_id
 
 if TYPE_CHECKING:
-    from weavegraph.bus._emitter import HubEmitter
     from weavegraph.config import EventBusConfig
     from weavegraph.protocols import Clock, EventSink
 
@@ -52,52 +53,17 @@ __all__ = [
 DEFAULT_BUS_MAX_BYTES = 256 * 1024 * 1024
 DEFAULT_KEEP_RUNS = 1000
 DEFAULT_SINK_TIMEOUT = 30.0
-SINK_ERROR_SCOPE = "weavegraph.sink.error"
-EXIT_DRAIN = 2.0
-T = TypeVar("T")
-
-
-class DiagnosticsConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Failures of sinks as events on a stream of their own.
-
-    ``capacity``: events kept of it; ``None``: the bus's. ``emit_to_events`` mirrors them to the bus, but never to the
-    sink they are about, and never a failure to handle such a mirrored event.
-    """
-
-    enabled: bool = True
-    capacity: int | None = None
-    emit_to_events: bool = False
-
-
-class FlushReport(msgspec.Struct, frozen=True):
-    """Which sinks handled and flushed everything up to the bus position ``upto``, and which did not."""
-
-    upto: int
-    flushed: tuple[str, ...]
-    pending: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        return not self.pending
-
-
-class ShutdownReport(msgspec.Struct, frozen=True):
-    """The last books of every sink. ``pending`` names those that had not finished in time."""
-
-    sinks: tuple[SinkStats, ...]
-    pending: tuple[str, ...]
-    errors: Mapping[str, str]
-
-    @property
-    def complete(self) -> bool:
-        return not self.pending and not any(stats.abandoned for stats in self.sinks)
 
 
 class EventBusMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """The bus at one instant: its hub, its sinks, the runs that are live and those that are kept."""
+    """The bus at one instant: its hub, its sinks, the runs that are live and those that are kept.
+
+    ``removed``: sums over the sinks that were taken off.
+    """
 
     hub: EventHubMetrics
     sinks: tuple[SinkStats, ...]
+    removed: SinkTotals
     live_runs: int
     kept_runs: int
     bytes: int
@@ -123,13 +89,15 @@ class SinkGuard:
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Wait until the sink handled and flushed everything emitted so far; ``False`` if it did not in time."""
-        report = await self._bus._flush_workers((self._worker,), None, timeout)
-        return report.complete
+        return (await self._bus._flush((self._worker,), None, timeout)).complete
 
     async def remove(self, timeout: float | None = None) -> SinkStats:
-        """Drain the sink, close it, and take it off the bus; what it had not handled in time is abandoned."""
-        await self.drain(timeout)
-        return await self._bus._remove(self._worker)
+        """Drain the sink, close it, and take it off the bus; what it had not handled in time is abandoned.
+
+        Idempotent. A sink that hangs is left to its thread after ``timeout``; whatever it still does counts no more.
+        """
+        self._bus._refuse_after_fork()
+        return await self._bus._sinks.remove(self._worker, timeout)
 
 
 class EventBus:
@@ -137,10 +105,12 @@ class EventBus:
 
     *Sinks* run on threads that the bus owns, started by the first event, subscription or ``listen_for_events``;
     those given here see every event from the first. *Loss*: sinks are bounded by bytes only, unless one has a
-    ``capacity``. *After* ``shutdown`` emitting raises ``HubClosedError``.
+    ``capacity``. *After* ``shutdown`` emitting raises ``HubClosedError``. *Dropped* without it, a bus whose sinks are
+    at work warns, and they finish what was emitted. *Fork*: an unused bus works in the child, a used one raises
+    ``ForkedHubError``.
 
     Args:
-        sinks: any objects with ``handle(batch)`` or ``async run(stream)``, see ``EventSink``.
+        sinks: any objects with ``handle(batch)`` or ``async run(stream)``, see ``EventSink``; each once.
         capacity: events kept for late watchers of everything. max_bytes: for each hub; bus_max_bytes: for all.
         keep_runs: finished runs that stay readable. sink_timeout: seconds after which a sink's call counts as stalled.
         block_timeout: seconds that ``emit_async`` waits for subscribers with ``overflow="block"``.
@@ -161,39 +131,33 @@ class EventBus:
         clock: Clock | None = None,
         name: str = "bus",
     ) -> None:
+        check_whole("bus_max_bytes", bus_max_bytes, FLAT_BYTES)
+        check_whole("keep_runs", keep_runs, 0)
+        check_seconds("sink_timeout", sink_timeout)
+        if diagnostics is not None and not isinstance(diagnostics, DiagnosticsConfig):
+            raise ConfigError(f"diagnostics={diagnostics!r}: give a DiagnosticsConfig, or None")
+        self._shut = False
+        self._warns = True
         self._hub = EventHub(capacity, max_bytes=max_bytes, block_timeout=block_timeout, name=name, clock=clock)
         self._hub._warns = False
-        self._hub._on_first = self.listen_for_events
-        self._clock = self._hub._clock
         self._budget = self._hub._budget = Budget(bus_max_bytes)
         self._budget.join(self._hub)
-        self._budget.evict = self._evict
-        self._retry = sink_retry or RetryPolicy()
-        self._sink_timeout = sink_timeout
+        evict = weakref.WeakMethod(self._evict)  # the hub, which the sinks' threads hold, must not hold the bus
+        self._budget.evict = lambda: (call := evict()) is not None and call()
         self._keep_runs = keep_runs
         self._lanes: weakref.WeakValueDictionary[str, Lane] = weakref.WeakValueDictionary()
         self._live: dict[str, Lane] = {}
         self._kept: OrderedDict[str, Lane] = OrderedDict()
         self._over: OrderedDict[str, None] = OrderedDict()  # ids of forgotten runs, the newest of them
-        self._diagnostics_config = diagnostics or DiagnosticsConfig()
-        self._diagnostics = EventHub(self._diagnostics_config.capacity or capacity, name=f"{name}-diagnostics")
-        self._diagnostics._warns = False
-        self._workers: list[SinkWorker] = []
-        self._gone: list[SinkStats] = []
-        self._dead: deque[DeadLetter] = deque(maxlen=1000)
-        self._dead_count = 0
-        self._thread = LoopThread(f"weavegraph-{name}")
-        self._pump: Pump | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._listening = False
-        self._listening_pid = os.getpid()
-        self._shut = False
-        self._report: ShutdownReport | None = None
-        self._late: tuple[str, ...] = ()  # sinks that had not finished when shutdown ran out of time
-        self._warns = True
+        self._sinks = Sinks(
+            self._hub,
+            retry=sink_retry or RetryPolicy(),
+            timeout=sink_timeout,
+            diagnostics=diagnostics or DiagnosticsConfig(),
+            clock=self._hub._clock,
+        )
         for sink in sinks:
-            self._workers.append(self._make_worker(sink, after=0))
-        _live_buses.add(self)
+            self._sinks.add(sink, self._hub, 0)
 
     @classmethod
     def from_config(cls, config: EventBusConfig, *, clock: Clock | None = None) -> EventBus:
@@ -216,7 +180,7 @@ class EventBus:
 
     def emitter(self) -> HubEmitter:
         """Emits events of no run to everyone who watches the bus."""
-        return self._hub.emitter()
+        return HubEmitter(self._hub, owner=self)
 
     def subscribe(
         self,
@@ -227,27 +191,36 @@ class EventBus:
         on_lag: OnLag = "notice",
         filter: EventFilter | Predicate | None = None,
         name: str | None = None,
+        unbounded: bool = False,
     ) -> EventStream:
-        """Watch everything that is emitted into this bus; see ``EventHub.subscribe``. Starts the sinks."""
+        """Watch everything that is emitted into this bus; see ``EventHub.subscribe``. Starts the sinks.
+
+        ``unbounded``: only bytes bound what this reader may leave unread.
+        """
         self.listen_for_events()
-        return self._hub.subscribe(
-            after=after, capacity=capacity, overflow=overflow, on_lag=on_lag, filter=filter, name=name
-        )
+        if unbounded:
+            stream = self._hub._subscribe(after, INFINITE, overflow, on_lag, filter, name)
+        else:
+            stream = self._hub.subscribe(
+                after=after, capacity=capacity, overflow=overflow, on_lag=on_lag, filter=filter, name=name
+            )
+        stream._owner = self  # who watches the bus keeps it
+        return stream
 
     def listen_for_events(self) -> None:
         """Start the sinks. Idempotent, in any order with ``subscribe``, ``emitter`` and ``add_sink``.
 
         Not needed: the first event or subscription does it. Nothing is lost by the order (contract R8, S7).
+
+        Raises:
+            SinkError: the system has no thread for them. ForkedHubError: the parent process had used this bus.
         """
-        with self._hub._lock:
-            if self._shut or (self._listening and self._listening_pid == os.getpid()):
-                return
-            self._listening, self._listening_pid = True, os.getpid()
-            if not self._workers:
-                return
-            workers = tuple(self._workers)
-        for worker in workers:
-            self._start(worker)
+        self._refuse_after_fork()
+        self._sinks.start()
+
+    def _refuse_after_fork(self) -> None:
+        if self._hub._forked:
+            raise ForkedHubError
 
     @property
     def head(self) -> int:
@@ -274,6 +247,7 @@ class EventBus:
         """
         check_id("run_id", run_id)
         check_id("session_id", session_id)
+        self._refuse_after_fork()
         with self._hub._lock:
             if self._shut:
                 raise HubClosedError
@@ -338,30 +312,35 @@ class EventBus:
 
     # ── sinks ─────────────────────────────────────────────────────────────────────────────────────
 
-    def add_sink(self, sink: EventSink | Any) -> SinkGuard:
-        """Add a sink, also while runs are live; it sees every event from now on."""
+    def add_sink(self, sink: EventSink | Any, *, lane: Lane | None = None) -> SinkGuard:
+        """Add a sink, also while runs are live; it sees every event from now on, with ``lane`` those of one run.
+
+        Raises:
+            ConfigError: it is no sink, or it is on this bus already. HubClosedError: after ``shutdown``.
+        """
+        self._refuse_after_fork()
         with self._hub._lock:
             if self._shut:
                 raise HubClosedError
-            worker = self._make_worker(sink, after=None)
-            self._workers.append(worker)
-            listening = self._listening
-        if listening:
-            self._start(worker)
+            worker = self._sinks.add(sink, lane or self._hub, None)
         return SinkGuard(self, worker)
+
+    @property
+    def _workers(self) -> tuple[SinkWorker, ...]:
+        return tuple(self._sinks.workers)
 
     @property
     def sinks(self) -> dict[str, Any]:
         """The sinks by their name on this bus, also those made from configuration."""
-        return {worker.name: worker.sink for worker in tuple(self._workers)}
+        return {worker.name: worker.sink for worker in self._workers}
 
     def sink_health(self) -> tuple[SinkHealth, ...]:
         """How each sink is; one row a sink, also for two of one type."""
-        return tuple(worker.health() for worker in tuple(self._workers))
+        return tuple(worker.health() for worker in self._workers)
 
     def guard(self, name: str) -> SinkGuard:
         """The guard of the sink of that name."""
-        for worker in tuple(self._workers):
+        for worker in self._workers:
             if worker.name == name:
                 return SinkGuard(self, worker)
         known = ", ".join(worker.name for worker in self._workers) or "none"
@@ -369,124 +348,13 @@ class EventBus:
 
     def diagnostics(self) -> EventStream:
         """Failures of sinks as events, from the first that is held; empty when diagnostics are not enabled."""
-        stream = self._diagnostics.subscribe(after=0)
+        stream = self._sinks.diagnostics.subscribe(after=0)
         stream._warns = False
         return stream
 
     def dead_letters(self) -> tuple[DeadLetter, ...]:
         """The newest thousand events that a sink could not take; the sinks' stats count all of them."""
-        return tuple(self._dead)
-
-    def _make_worker(self, sink: Any, after: int | None) -> SinkWorker:
-        runs_itself = inspect.iscoroutinefunction(getattr(sink, "run", None))
-        if not runs_itself and not callable(getattr(sink, "handle", None)):
-            raise ConfigError(f"{type(sink).__name__} is no sink: it needs handle(batch) or async run(stream)")
-        capacity = getattr(sink, "capacity", None)
-        check_capacity(capacity)
-        name = self._unique(clean_text("name", getattr(sink, "name", None) or type(sink).__name__))
-        mirrored = self._diagnostics_config.emit_to_events
-        stream = self._hub._subscribe(
-            after,
-            INFINITE if capacity is None else capacity,
-            "drop_oldest",
-            "notice" if runs_itself else "skip",
-            (lambda event: not _is_about(event, name)) if mirrored else None,
-            f"sink {name}",
-        )
-        stream._warns = False
-        return SinkWorker(
-            sink,
-            name,
-            stream,
-            retry=self._retry,
-            sink_timeout=self._sink_timeout,
-            clock=self._clock,
-            on_failure=self._sink_failed,
-            on_dead=self._sink_gave_up,
-        )
-
-    def _unique(self, name: str) -> str:
-        taken = {worker.name for worker in self._workers}
-        found, count = name, 1
-        while found in taken:
-            count += 1
-            found = f"{name}#{count}"
-        return found
-
-    def _start(self, worker: SinkWorker) -> None:
-        loop = self._thread.start()
-        if worker.inline:
-            loop.call_soon_threadsafe(self._start_inline, worker)
-        else:
-            loop.call_soon_threadsafe(self._start_task, worker)
-
-    def _start_task(self, worker: SinkWorker) -> None:
-        worker.task = asyncio.get_running_loop().create_task(worker.run(), name=f"sink {worker.name}")
-
-    def _start_inline(self, worker: SinkWorker) -> None:
-        async def begin() -> None:
-            await worker.prepare()
-            if self._pump is None or not self._pump.workers:
-                self._pump = Pump(self._hub, [worker], self._inline_ended)
-                self._watch = asyncio.ensure_future(Watchdog(self._pump, self._slow_inline).run())
-            else:
-                self._pump.add(worker)
-
-        worker.task = asyncio.get_running_loop().create_task(begin())
-
-    def _slow_inline(self, worker: SinkWorker, seconds: float) -> Pump:
-        assert self._pump is not None
-        slow, others = self._pump, [other for other in self._pump.workers if other is not worker]
-        slow.workers = [worker]
-        self._pump = Pump(self._hub, others, self._inline_ended)
-        self._diagnose(worker, f"took {seconds * 1000:.0f} ms in one call; it now has a thread of its own", (), "slow")
-        return self._pump
-
-    def _inline_ended(self, worker: SinkWorker) -> None:
-        loop = self._thread.loop
-        if loop is not None and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):
-                asyncio.run_coroutine_threadsafe(worker.finish(), loop)
-
-    def _sink_failed(self, worker: SinkWorker, error: BaseException, batch: Sequence[Event]) -> None:
-        self._diagnose(worker, f"{type(error).__name__}: {error}", batch, "error")
-
-    def _diagnose(self, worker: SinkWorker, text: str, batch: Sequence[Event], kind: str) -> None:
-        if not self._diagnostics_config.enabled:
-            return
-        metadata = freeze_metadata({"sink": worker.name, "error": text, "kind": kind, "occurrence": worker.errors})
-        message = clean_text("message", f"sink {worker.name!r}: {text}"[:10_000])
-        event = DiagnosticEvent(SINK_ERROR_SCOPE, message, metadata)
-        with contextlib.suppress(HubClosedError):
-            self._diagnostics._accept(event, reserved=True)
-        # A failure to handle a mirrored failure is not mirrored: two failing sinks would answer each other for ever.
-        only_mirrored = bool(batch) and all(event.scope == SINK_ERROR_SCOPE for event in batch)
-        if self._diagnostics_config.emit_to_events and not only_mirrored:
-            with contextlib.suppress(HubClosedError):
-                self._hub._accept(event, reserved=True)
-
-    def _sink_gave_up(self, letter: DeadLetter) -> None:
-        self._dead.append(letter)
-        self._dead_count += 1
-
-    async def _remove(self, worker: SinkWorker) -> SinkStats:
-        async def end() -> None:
-            if self._pump is not None and worker.inline:
-                self._pump.remove(worker)
-            elif worker.task is not None:
-                worker.task.cancel()
-                await asyncio.wait([worker.task], timeout=1.0)
-            await worker.finish()
-
-        if self._listening:
-            await self._on_thread(end())
-        else:
-            worker.stream.close()
-        with self._hub._lock:
-            if worker in self._workers:
-                self._workers.remove(worker)
-                self._gone.append(worker.stats())
-        return worker.stats()
+        return tuple(self._sinks.dead)
 
     # ── flushing and ending ───────────────────────────────────────────────────────────────────────
 
@@ -496,53 +364,25 @@ class EventBus:
         Dead-lettered and lost events count as handled. Returns who did and who, after ``timeout`` seconds, did not.
         Cancellation: safe; the sinks go on.
         """
-        return await self._flush_workers(tuple(self._workers), upto, timeout)
+        return await self._flush(self._workers, upto, timeout)
 
-    async def _flush_workers(
-        self, workers: tuple[SinkWorker, ...], upto: int | None, timeout: float | None
-    ) -> FlushReport:
+    async def _flush(self, workers: tuple[SinkWorker, ...], upto: int | None, timeout: float | None) -> FlushReport:
         upto = self._hub.head if upto is None else upto
         if type(upto) is not int or not 0 <= upto <= self._hub.head:
             raise ConfigError(f"flush(upto={upto!r}): give a bus position from 0 to {self._hub.head}")
         self.listen_for_events()
-
-        async def settle(worker: SinkWorker) -> bool:
-            if not await worker.wait_settled(upto):
-                return False
-            try:
-                await worker.flush()
-            except Exception as exc:
-                worker._failed(exc, ())
-                return False
-            return True
-
-        async def settle_all() -> FlushReport:
-            tasks = {worker.name: asyncio.ensure_future(settle(worker)) for worker in workers}
-            if tasks:
-                _, late = await asyncio.wait(tasks.values(), timeout=timeout)
-                for task in late:
-                    task.cancel()
-            done = {name for name, task in tasks.items() if task.done() and not task.cancelled() and task.result()}
-            return FlushReport(
-                upto,
-                tuple(name for name in tasks if name in done),
-                tuple(name for name in tasks if name not in done),
-            )
-
-        if not workers:
-            return FlushReport(upto, (), ())
-        return await self._on_thread(settle_all())
+        return await self._sinks.flush(workers, upto, None if timeout is None else check_timeout(timeout))
 
     async def shutdown(self, timeout: float | None = 10.0) -> ShutdownReport:
         """Accept nothing more, let every sink finish, flush and close it, and end. Idempotent.
 
-        With healthy sinks nothing is abandoned. After ``timeout`` seconds what is unread is abandoned and counted.
-        Failures of sinks are in the report, not raised.
+        With healthy sinks nothing is abandoned. After ``timeout`` seconds what is unread is abandoned and counted;
+        sinks that were cut off get 0.2 s more to close. Failures of sinks are in the report, not raised.
+        *Two at once*: both wait for the one ending, which the earlier deadline bounds. *Cancellation*: it goes on.
         """
-        workers = self._stop_accepting()
-        if self._report is None and self._listening and workers:
-            await self._on_thread(self._drain(workers, timeout))
-        return self._finish_shutdown(workers)
+        ending = self._shut_down(timeout)
+        await wait_for_all([ending], None)
+        return ending.result()
 
     async def aclose(self) -> None:
         """``shutdown`` with its default timeout."""
@@ -552,58 +392,23 @@ class EventBus:
         """``shutdown`` for a plain thread; raises ``BlockingInLoopError`` on a thread that runs a loop."""
         if asyncio._get_running_loop() is not None:
             raise BlockingInLoopError
-        workers = self._stop_accepting()
-        if self._report is None and self._listening and workers:
-            self._thread.submit(self._drain(workers, timeout)).result()
-        return self._finish_shutdown(workers)
+        return self._shut_down(timeout).result()
 
-    def _stop_accepting(self) -> tuple[SinkWorker, ...]:
-        if self._hub.head and not self._shut:
-            self.listen_for_events()
+    def _shut_down(self, timeout: float | None) -> Future[ShutdownReport]:
+        self._refuse_after_fork()
+        self._stop_accepting()
+        return self._sinks.end(None if timeout is None else check_timeout(timeout))
+
+    def _stop_accepting(self) -> None:
         with self._hub._lock:
+            if not self._shut and self._hub.head:
+                with contextlib.suppress(SinkError):
+                    self._sinks.start()  # for what was emitted when no thread could be had
             self._shut = True
             lanes = tuple(self._lanes.values())
         for lane in lanes:
             lane.close()
         self._hub.close()
-        return tuple(self._workers)
-
-    async def _drain(self, workers: tuple[SinkWorker, ...], timeout: float | None) -> None:
-        """In the bus's loop: wait for the workers' ends, then cut off those that did not come to it."""
-        await asyncio.sleep(0)  # those that were started a moment ago have their task now
-        waits = {asyncio.ensure_future(self._ended(worker)): worker.name for worker in workers}
-        _, late = await asyncio.wait(waits, timeout=timeout)
-        self._late = tuple(name for wait, name in waits.items() if wait in late)
-        for wait in late:
-            wait.cancel()
-        for worker in workers:
-            if worker.task is not None and not worker.task.done():
-                worker.task.cancel()
-            worker.stream.close()
-
-    @staticmethod
-    async def _ended(worker: SinkWorker) -> None:
-        if worker.inline:
-            await worker.wait_settled(INFINITE)
-        elif worker.task is not None:
-            await asyncio.wait([worker.task])
-
-    def _finish_shutdown(self, workers: tuple[SinkWorker, ...]) -> ShutdownReport:
-        if self._report is None:
-            for worker in workers:
-                worker.stream.close()
-            health = [worker.health() for worker in workers]
-            self._report = ShutdownReport(
-                tuple(row.stats for row in health),
-                self._late,
-                {row.name: row.last_error for row in health if row.last_error is not None},
-            )
-            self._diagnostics.close()
-            self._thread.stop(timeout=1.0)
-        return self._report
-
-    async def _on_thread(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(self._thread.submit(work))
 
     async def __aenter__(self) -> EventBus:
         return self
@@ -618,37 +423,30 @@ class EventBus:
         with self._hub._lock:
             return EventBusMetrics(
                 hub=self._hub.metrics(),
-                sinks=(*self._gone, *(worker.stats() for worker in self._workers)),
+                sinks=tuple(worker.stats() for worker in self._workers),
+                removed=msgspec.structs.replace(self._sinks.removed),
                 live_runs=len(self._live),
                 kept_runs=len(self._kept),
                 bytes=self._budget.total,
-                dead_letters=self._dead_count,
+                dead_letters=self._sinks.dead_count,
             )
 
     def __repr__(self) -> str:
-        return f"<EventBus {self._hub.name!r} head={self._hub.head} sinks={len(self._workers)}>"
+        return f"<EventBus {self._hub.name!r} head={self._hub.head} sinks={len(self._sinks.workers)}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("an EventBus lives in one process and cannot be pickled; create one in each process")
 
     def __del__(self) -> None:
-        if getattr(self, "_warns", False) and not self._shut and self._hub.head and not self._hub._forked:
+        hub, sinks = getattr(self, "_hub", None), getattr(self, "_sinks", None)
+        if sinks is None or hub is None or self._shut or hub._forked or not (hub.head or sinks.started):
+            return
+        if self._warns:
             text = f"unclosed {self!r}: await shutdown(), or close()"
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
-
-
-def _is_about(event: Event, name: str) -> bool:
-    return event.scope == SINK_ERROR_SCOPE and event.metadata.get("sink") == name
-
-
-_live_buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
-
-
-def _drain_at_exit() -> None:
-    """What nobody shut down gets two seconds in all, so that a script's last events reach its sinks."""
-    for bus in tuple(_live_buses):
-        if not bus._shut and bus._listening and not bus._hub._forked and asyncio._get_running_loop() is None:
-            bus.close(timeout=EXIT_DRAIN)
-
-
-atexit.register(_drain_at_exit)
+        # Its sinks finish what there is. A finaliser must not wait long for a lock; else the exit ends them.
+        if sinks.started and hub._lock.acquire(timeout=COLLECT_PATIENCE):
+            try:
+                self._stop_accepting()
+            finally:
+                hub._lock.release()

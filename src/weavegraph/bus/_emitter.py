@@ -16,10 +16,11 @@ __all__ = ["HubEmitter"]
 class HubEmitter:
     """Emits into one hub. An object, not a context variable: pass it to any thread, task or callback."""
 
-    __slots__ = ("_hub",)
+    __slots__ = ("_hub", "_owner")
 
-    def __init__(self, hub: EventHub) -> None:
+    def __init__(self, hub: EventHub, *, owner: object = None) -> None:
         self._hub = hub
+        self._owner = owner  # the bus of the hub, which stays while somebody may emit
 
     def emit(self, event: Event) -> Event | None:
         """Accept ``event`` and return it as stamped. Never waits, never fails for want of readers.

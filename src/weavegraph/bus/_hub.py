@@ -19,24 +19,28 @@ import secrets
 import threading
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
 from weavegraph.bus._ring import INFINITE, Ring
 from weavegraph.bus._stats import EventHubMetrics, ProducerStats, SubscriberTotals
-from weavegraph.bus._stream import EventStream, OnLag, Overflow
+from weavegraph.bus._stream import Alarm, EventStream, OnLag, Overflow
 from weavegraph.bus._wakeups import Wakeups
 from weavegraph.clock import SystemClock
+from weavegraph.config import check_seconds, check_whole
 from weavegraph.errors import (
     BackpressureError,
     ConfigError,
+    EmitterError,
     EventInvalidError,
     EventTooLargeError,
     ForkedHubError,
     HubClosedError,
     InvalidPositionError,
+    SinkError,
 )
 from weavegraph.events import FLAT_BYTES, Event, EventFilter, Predicate, admit
 
@@ -62,7 +66,9 @@ class Budget:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.total = 0
+        self._total = 0
+        self.returned: deque[int] = deque()
+        """What hubs held that were collected; a finaliser only appends, for it must not wait for a lock."""
         self.evict: Callable[[], bool] = lambda: False
         """Forget the oldest finished run; ``False`` when there is none."""
         self._hubs: weakref.WeakSet[EventHub] = weakref.WeakSet()
@@ -72,19 +78,44 @@ class Budget:
 
     def settle(self, hub: EventHub, charge: int) -> None:
         """``hub`` now holds room for ``charge`` bytes."""
-        self.total += charge - hub._charged
+        self._total += charge - hub._charged
         hub._charged = charge
+
+    @property
+    def total(self) -> int:
+        while self.returned:
+            self._total -= self.returned.popleft()
+        return self._total
 
     def allows(self, hub: EventHub, more: int) -> bool:
         """Whether ``hub`` may grow by ``more`` bytes; finished runs, then larger hubs, give way for it."""
-        while self.total + more > self.max_bytes:
+        while (over := self.total + more - self.max_bytes) > 0:
             if self.evict():
                 continue
-            largest = max(self._hubs, key=lambda other: other._charged, default=hub)
-            over = self.total + more - self.max_bytes
-            if largest is hub or largest._charged <= hub._charged + more or not largest._shrink(over):
+            larger = [other for other in self._hubs if other is not hub and other._charged > hub._charged + more]
+            larger.sort(key=lambda other: other._charged, reverse=True)
+            if not any(other._shrink(over) for other in larger):
                 return False
         return True
+
+
+class Room(NamedTuple):
+    """What an event that is to be stored needs of its hub."""
+
+    lost: int  # everything up to here has to go
+    size: int  # slots
+    cut: list[EventStream]  # those whose unread events go, and who asked to be cut off then
+    needed: int
+    demands: bool
+    gates: bool
+
+
+class Plan(NamedTuple):
+    """A hub's consent to an event."""
+
+    number: int  # of the hub's state; anything that changes it makes the plan void
+    gate_limit: int
+    room: Room | None
 
 
 class EventHub:
@@ -97,6 +128,8 @@ class EventHub:
         name: for logs and metrics.
     """
 
+    _depth = 0
+
     def __init__(
         self,
         capacity: int | None = DEFAULT_CAPACITY,
@@ -107,10 +140,8 @@ class EventHub:
         clock: Clock | None = None,
     ) -> None:
         check_capacity(capacity)
-        if type(max_bytes) is not int or max_bytes < FLAT_BYTES:
-            raise ConfigError(f"max_bytes={max_bytes!r}: give at least {FLAT_BYTES} bytes, room for one small event")
-        if not block_timeout >= 0:
-            raise ConfigError(f"block_timeout={block_timeout!r}: give seconds, 0 or more")
+        check_whole("max_bytes", max_bytes, FLAT_BYTES)  # room for one small event
+        check_seconds("block_timeout", block_timeout)
         self.name = name
         self.block_timeout = block_timeout
         self.max_bytes = max_bytes
@@ -134,7 +165,9 @@ class EventHub:
         self._closed = self._forked = self._pins = False
         self._resting = False  # a lane between two attempts of its run
         self._warns = True
-        self._on_first: Callable[[], None] | None = None  # the bus starts its sinks with the first event
+        self._alarm = Alarm()
+        self._unfinished: deque[EventStream] = deque()  # collected while somebody else had the lock
+        self._on_first: Callable[[], None] | None = None  # starts the sinks of a bus with the first event
         self._past = SubscriberTotals()
         self._refused_closed = self._refused_full = self._refused_invalid = self._cancelled = self._waiting = 0
         self._producers_elsewhere: weakref.WeakSet[EventHub] = weakref.WeakSet()  # lanes whose producers wait for us
@@ -178,7 +211,7 @@ class EventHub:
             while True:
                 seq = ring.head + 1
                 if seq > self._limit or extra:
-                    self._make_room(seq, extra, reserved, count)
+                    self._make_room(seq, extra, self._ask(seq, extra, reserved))
                 stamped = self._stamp(event, seq)
                 # From the test to the last assignment there is no call: no signal handler can come between.
                 if ring.head + 1 == seq and seq <= self._limit:
@@ -187,11 +220,21 @@ class EventHub:
                     break
             if extra:
                 ring.weigh(seq, extra)
+        except EmitterError as refusal:
+            self._count(refusal, count)
+            raise
         finally:
             lock.release()
         if self._wakeups.armed:
             self._wakeups.notify()
         return stamped
+
+    def _count(self, refusal: EmitterError, count: bool) -> None:
+        """An attempt is counted where it was made, also when another hub refused it."""
+        if not isinstance(refusal, BackpressureError):
+            self._refused_closed += 1
+        elif count:
+            self._refused_full += 1
 
     def _stamp(self, event: Event, seq: int) -> Event:
         return replace(event, seq=seq, epoch=self._epoch, timestamp=self._now())
@@ -246,29 +289,40 @@ class EventHub:
 
     # ── room ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _make_room(self, seq: int, extra: int, forced: bool, count: bool) -> None:
-        """Decide what the fast path could not: refuse, or make room for ``seq`` and set the next limit."""
+    def _ask(self, seq: int, extra: int, forced: bool) -> Plan:
+        """What has to be done so that event ``seq`` can be stored. Nobody loses anything by the asking.
+
+        Raises:
+            HubClosedError, BackpressureError: it must not be stored. ``forced``: it is never refused for want of room.
+        """
         if self._forked:
             raise ForkedHubError
         if self._closed or self._resting:
-            self._refused_closed += 1
             raise self._closed_error()
         if self._on_first is not None:
-            first, self._on_first = self._on_first, None
-            first()
-        plan = self._plan
+            try:
+                self._on_first()
+            except SinkError:
+                pass  # no thread can be had: the next event tries again; `flush` tells
+        self._finish_collected()
+        number = self._plan
         gates = [stream for stream in self._living() if stream._overflow != "drop_oldest"]
-        if not forced:
-            for stream in gates:
-                if stream._overflow == "block" and seq > stream._full_at():
-                    self._refuse_full(count)
         gate_limit = min((stream._full_at() for stream in gates if stream._overflow == "block"), default=INFINITE)
+        if seq > gate_limit and not forced:
+            raise BackpressureError(0.0)
+        if self._on_first is not None:
+            gate_limit = seq
+        room = self._find_room(seq, extra, gates, forced) if seq > self._room_limit or extra else None
+        return Plan(number, gate_limit, room)
+
+    def _make_room(self, seq: int, extra: int, plan: Plan) -> None:
+        """Carry the plan out, and set how far publishing needs no further look."""
         room_limit = self._room_limit
-        if seq > room_limit or extra:
-            room_limit = self._fit(seq, extra, gates, forced, count)
-        limit = max(seq, min(gate_limit, room_limit))
+        if plan.room is not None:
+            room_limit = self._carry_out(seq, extra, plan.room)
+        limit = max(seq, min(plan.gate_limit, room_limit))
         # A signal handler may have closed, subscribed or published meanwhile: then decide again. No call in between.
-        if self._plan == plan:
+        if self._plan == plan.number:
             self._room_limit = room_limit
             self._limit = limit
 
@@ -278,61 +332,54 @@ class EventHub:
         self._limit = -1 if self._closed or self._forked or self._resting else 0
         self._room_limit = 0
 
-    def _closed_error(self) -> Exception:
+    def _closed_error(self) -> EmitterError:
         return HubClosedError()
 
-    def _refuse_full(self, count: bool) -> None:
-        if count:
-            self._refused_full += 1
-        raise BackpressureError(0.0)
-
-    def _fit(self, seq: int, extra: int, gates: list[EventStream], forced: bool, count: bool) -> int:
-        """Trim what nobody needs, grow if somebody needs more, lose the oldest if the bytes do not suffice.
-
-        Returns the last position that needs no look at room again.
-        """
-        ring = self._ring
-        capacity = self._capacity
+    def _find_room(self, seq: int, extra: int, gates: list[EventStream], forced: bool) -> Room:
+        """Trim what nobody needs, grow if somebody needs more, lose the oldest if the bytes do not suffice."""
+        ring, capacity = self._ring, self._capacity
         demands = [stream for stream in self._living() if stream._limit > capacity]
         needed = min((max(stream._position, seq - stream._limit) for stream in demands), default=INFINITE)
-        keep = max(min(seq - capacity, needed), 0)
+        lost = max(min(seq - capacity, needed), 0)
         if ring.extra or extra:
-            ring.trim(min(keep, seq - 1), pin=False)
-            lost = ring.excess(seq, extra, self.max_bytes)
+            lost = max(lost, ring.excess(seq, extra, self.max_bytes))
         else:
-            lost = seq - self.max_bytes // FLAT_BYTES
-        if lost > keep:
-            self._lose(lost, seq, gates, forced, count)
-            keep = lost
-        size, denied = ring.size, False
-        span = seq - max(keep, ring.oldest())
+            lost = max(lost, seq - self.max_bytes // FLAT_BYTES)
+        size, span = ring.size, seq - max(lost, ring.oldest())
         if span > size:
             size = min(max(2 * size, span), max(self.max_bytes // FLAT_BYTES, 1))
             if not demands:
                 size = min(size, capacity)
-            if self._budget is None or self._budget.allows(self, (size - ring.size) * FLAT_BYTES):
-                ring.trim(min(keep, seq - 1), pin=self._pins)
-                ring.resize(size)
-            else:
-                size, denied = ring.size, True
+        if self._budget is not None:
+            if size > ring.size and not self._budget.allows(self, (size - ring.size) * FLAT_BYTES):
+                size = ring.size
                 # An eighth at once, so that a bus at its bound does not decide this anew at every event.
-                keep = max(keep, seq - size + size // 8)
-                self._lose(keep, seq, gates, forced, count)
-        if extra and not denied and self._budget is not None and not self._budget.allows(self, extra):
-            keep = max(keep, ring.excess(seq, extra, max(ring.bytes, FLAT_BYTES)))
-        ring.trim(min(max(keep, seq - size), seq - 1), pin=self._pins)
+                lost = max(lost, seq - size + size // 8)
+            if extra and not self._budget.allows(self, (size - ring.size) * FLAT_BYTES + extra):
+                lost = max(lost, ring.excess(seq, extra, max(ring.bytes, FLAT_BYTES)))
+        held = self._held(gates)
+        if lost > held:  # somebody reads with "block": nothing unread may go
+            if not forced:
+                raise BackpressureError(0.0)
+            lost, size = held, max(size, seq - held)
+        cut = [stream for stream in gates if stream._overflow == "disconnect" and stream._unread_after() < lost]
+        return Room(lost, size, cut, needed, bool(demands), bool(gates))
+
+    @staticmethod
+    def _held(streams: list[EventStream]) -> int:
+        """Nothing beyond this position may be lost."""
+        return min((stream._unread_after() for stream in streams if stream._overflow == "block"), default=INFINITE)
+
+    def _carry_out(self, seq: int, extra: int, room: Room) -> int:
+        ring = self._ring
+        for stream in room.cut:
+            stream._overflown(seq)
+        ring.trim(min(max(room.lost, seq - room.size), seq - 1), pin=self._pins)
+        if room.size > ring.size:
+            ring.resize(room.size)
         if self._budget is not None:
             self._budget.settle(self, ring.size * FLAT_BYTES + ring.extra + extra)
-        return max(seq, self._next_decision(seq, extra, needed, bool(demands), bool(gates)))
-
-    def _lose(self, lost: int, seq: int, gates: list[EventStream], forced: bool, count: bool) -> None:
-        """Everything up to ``lost`` must go: who reads with ``block`` forbids it, who asked to be cut off is."""
-        losers = [stream for stream in gates if max(stream._position, stream._history_floor) < lost]
-        if not forced and any(stream._overflow == "block" for stream in losers):
-            self._refuse_full(count)
-        for stream in losers:
-            if stream._overflow == "disconnect":
-                stream._overflown(seq)
+        return max(seq, self._next_decision(seq, extra, room.needed, room.demands, room.gates))
 
     def _next_decision(self, seq: int, extra: int, needed: int, demands: bool, gates: bool) -> int:
         """The last position that needs no look at room again."""
@@ -350,23 +397,22 @@ class EventHub:
         return limit
 
     def _shrink(self, count: int) -> bool:
-        """Give up at least ``count`` bytes of the oldest events, if there are so many; for the bus's bound."""
-        ring = self._ring
-        if ring.head - ring.oldest() <= 1:
-            return False
-        tail = ring.oldest()
-        target = max(ring.bytes - count, FLAT_BYTES)
-        while tail < ring.head - 1 and ring.bytes > target:
-            tail = min(ring.head - 1, tail + max(1, (ring.bytes - target) // FLAT_BYTES // 2))
+        """Give up ``count`` bytes, if the oldest events have so many, for the bus's bound; ``False`` for none."""
+        ring, before = self._ring, self._charged
+        streams = self._living()
+        last = min(ring.head - 1, self._held(streams))
+        tail, target = ring.oldest(), max(ring.bytes - count, FLAT_BYTES)
+        while tail < last and ring.bytes > target:
+            tail = min(last, tail + max(1, (ring.bytes - target) // FLAT_BYTES // 2))
             ring.trim(tail, pin=self._pins)
-        for stream in self._living():
-            if stream._overflow == "disconnect" and max(stream._position, stream._history_floor) < ring.tail:
+        for stream in streams:
+            if stream._overflow == "disconnect" and stream._unread_after() < ring.tail:
                 stream._overflown(ring.head)
-        ring.resize(max(ring.head - ring.tail, 1))
+        ring.resize(max(ring.head - ring.oldest(), 1))
         if self._budget is not None:
             self._budget.settle(self, ring.size * FLAT_BYTES + ring.extra)
         self._replan()
-        return True
+        return self._charged < before
 
     # ── subscribing ───────────────────────────────────────────────────────────────────────────────
 
@@ -399,9 +445,8 @@ class EventHub:
             ConfigError: another argument is wrong.
         """
         check_capacity(capacity)
-        return self._subscribe(
-            after, self._capacity if capacity is None else capacity, overflow, on_lag, filter, name
-        )
+        limit = self._capacity if capacity is None else capacity
+        return self._subscribe(after, limit, overflow, on_lag, filter, name)
 
     def _subscribe(
         self,
@@ -411,6 +456,7 @@ class EventHub:
         on_lag: OnLag,
         filter: EventFilter | Predicate | None,
         name: str | None,
+        kind: type[EventStream] = EventStream,
     ) -> EventStream:
         if overflow not in ("drop_oldest", "block", "disconnect"):
             raise ConfigError(f"overflow={overflow!r}: choose 'drop_oldest', 'block' or 'disconnect'")
@@ -427,7 +473,7 @@ class EventHub:
             elif type(after) is not int or not 0 <= after <= head:
                 raise InvalidPositionError(after, head)
             self._stream_count += 1
-            stream = EventStream(
+            stream = kind(
                 self, after, max(head - self._capacity, 0), limit, overflow, on_lag, filter,
                 name or f"{self.name}-{self._stream_count}",
             )  # fmt: skip
@@ -451,10 +497,15 @@ class EventHub:
                 self._room_freed()
 
     def _bury(self, stream: EventStream) -> None:
-        """The stream is being collected: its counts are final."""
-        with self._lock:
-            if self._ended.pop(id(stream), None) is not None:
-                self._past.add(stream._stats())
+        """The stream is being collected: its counts are final. Called under the lock."""
+        if self._ended.pop(id(stream), None) is not None:
+            self._past.add(stream._stats())
+
+    def _finish_collected(self) -> None:
+        while self._unfinished:
+            stream = self._unfinished.popleft()
+            stream._finish()
+            self._bury(stream)
 
     # ── closing and looking ───────────────────────────────────────────────────────────────────────
 
@@ -523,6 +574,7 @@ class EventHub:
     def metrics(self) -> EventHubMetrics:
         """Everything at one instant; totals include closed subscribers and are never reset."""
         with self._lock:
+            self._finish_collected()
             # Looking at a stream may find that overflow="disconnect" has struck; then it is one of the closed.
             looked = [stream._stats() for stream in self._living()]
             living = tuple(stats for stats in looked if not stats.closed)
@@ -562,18 +614,19 @@ class EventHub:
         raise TypeError("an EventHub lives in one process and cannot be pickled; create one in each process")
 
     def __del__(self) -> None:
-        if getattr(self, "_budget", None) is not None:
-            with self._lock:
-                self._budget.settle(self, 0)  # type: ignore[union-attr]
+        if (budget := getattr(self, "_budget", None)) is not None:
+            budget.returned.append(self._charged)
         if getattr(self, "_warns", False) and not self._closed and self._ring.head and not self._forked:
             warnings.warn(f"unclosed {self!r}: call close()", ResourceWarning, source=self, stacklevel=2)
 
     def _after_fork(self) -> None:
         """In a forked child: an unused hub starts afresh, a used one refuses (its readers live in the parent)."""
-        self._lock = threading.RLock()  # the parent's may have been held by a thread that does not exist here
         self._wakeups = Wakeups()
         if self._ring.head == 0:
             self._epoch = secrets.token_hex(16)
+            for stream in self._living():
+                stream._loop = stream._group = None
+                stream._waiting = False
         else:
             self._forked = True
             self._replan()
@@ -594,7 +647,10 @@ _hubs: weakref.WeakSet[EventHub] = weakref.WeakSet()
 
 
 def _mark_forked() -> None:
-    for hub in tuple(_hubs):
+    hubs = tuple(_hubs)
+    for hub in hubs:  # the parent's locks may be held by threads that do not exist here
+        hub._lock = threading.RLock()
+    for hub in sorted(hubs, key=lambda hub: hub._depth):  # a lane follows its bus
         hub._after_fork()
 
 

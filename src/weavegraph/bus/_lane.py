@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from weavegraph.bus._emitter import HubEmitter
 from weavegraph.bus._hub import EventHub
 from weavegraph.bus._stream import EventStream, OnLag, Overflow
-from weavegraph.errors import EventInvalidError, EventTooLargeError, RunClosedError
+from weavegraph.errors import EmitterError, EventInvalidError, EventTooLargeError, RunClosedError
 from weavegraph.events import Event, EventFilter, Predicate, admit
 
 __all__ = ["Lane", "RunEmitter"]
@@ -22,11 +22,13 @@ class Lane(EventHub):
     (contract L4). A lane lives through all attempts of its run: between two of them it *rests* and accepts nothing.
     """
 
+    _depth = 1
+
     def __init__(self, bus: EventHub, run_id: str, session_id: str, *, attempt: int = 1) -> None:
         super().__init__(None, max_bytes=bus.max_bytes, block_timeout=bus.block_timeout, name=run_id, clock=bus._clock)
         self._bus = bus
         self._lock = bus._lock  # one lock for both appends: the bus's order agrees with the lane's (contract O1)
-        self._epoch = bus._epoch
+        self._epoch, self._alarm = bus._epoch, bus._alarm
         self._pins = True
         self._knocking = 0  # coroutines inside of emit_async
         self._no_more = False  # resting after a failed or cancelled attempt: streams that follow end as well
@@ -53,11 +55,11 @@ class Lane(EventHub):
         try:
             while True:
                 run_seq, seq = ring.head + 1, bus_ring.head + 1
-                # Both are asked before either is touched: a refused event reached nobody.
-                if run_seq > self._limit or extra:
-                    self._make_room(run_seq, extra, reserved, count)
-                if seq > bus._limit or extra:
-                    bus._make_room(seq, extra, reserved, count)
+                # Both are asked before either is touched: a refused event reached nobody, and nobody lost by it.
+                if run_seq > self._limit or seq > bus._limit or extra:
+                    plan, bus_plan = self._ask(run_seq, extra, reserved), bus._ask(seq, extra, reserved)
+                    self._make_room(run_seq, extra, plan)
+                    bus._make_room(seq, extra, bus_plan)
                 stamped = replace(
                     event,
                     seq=seq,
@@ -83,6 +85,9 @@ class Lane(EventHub):
             if extra:
                 ring.weigh(run_seq, extra)
                 bus_ring.weigh(seq, extra)
+        except EmitterError as refusal:
+            self._count(refusal, count)
+            raise
         finally:
             lock.release()
         if self._wakeups.armed:
@@ -142,8 +147,15 @@ class Lane(EventHub):
         """An emitter for the present attempt; what outlives the attempt cannot emit into the next one."""
         return RunEmitter(self)
 
-    def _closed_error(self) -> Exception:
+    def _closed_error(self) -> EmitterError:
         return RunClosedError(self.run_id)
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._lock, self._epoch = self._bus._lock, self._bus._epoch
+        if self._bus._ring.head and not self._forked:
+            self._forked = True
+            self._replan()
 
     def subscribe(
         self,
@@ -178,8 +190,9 @@ class Lane(EventHub):
         on_lag: OnLag,
         filter: EventFilter | Predicate | None,
         name: str | None,
+        kind: type[EventStream] = EventStream,
     ) -> EventStream:
-        stream = super()._subscribe(after, limit, overflow, on_lag, filter, name)
+        stream = super()._subscribe(after, limit, overflow, on_lag, filter, name, kind)
         stream._warns = False
         return stream
 

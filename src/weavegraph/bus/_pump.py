@@ -1,14 +1,16 @@
-"""The pump: one thread that feeds all inline sinks, and the watchdog that leaves it to one that hangs."""
+"""Threads that feed sync sinks: one for each, and one for all inline ones, with a watchdog that leaves it to a sink
+whose call does not come back."""
 
 from __future__ import annotations
 
-import asyncio
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from operator import length_hint
 
-from weavegraph.bus._hub import EventHub
-from weavegraph.bus._worker import SinkWorker
+from weavegraph.bus._wakeups import Wakeups
+from weavegraph.bus._worker import PumpedWorker
 from weavegraph.errors import EndOfStream
 
 __all__ = ["INLINE_PATIENCE", "Pump", "Watchdog"]
@@ -16,81 +18,164 @@ __all__ = ["INLINE_PATIENCE", "Pump", "Watchdog"]
 INLINE_PATIENCE = 0.05
 """Seconds that one call of an inline sink may take before the others get a fresh pump (contract S1)."""
 TICK = INLINE_PATIENCE / 2
+IDLE_TICKS = 20
 
 
 class Pump:
-    """Feeds its workers in turn, a batch each, on a thread of its own."""
+    """Feeds its workers in turn, a step each, on a thread of its own; ends with the last of them."""
 
-    def __init__(self, hub: EventHub, workers: list[SinkWorker], on_end: Callable[[SinkWorker], None]) -> None:
-        self._hub, self._on_end = hub, on_end
-        self.workers = workers
-        self.current: SinkWorker | None = None
-        self.wake_watchdog: Callable[[], None] = lambda: None
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="weavegraph-pump", daemon=True)
-        self._thread.start()
+    def __init__(self, wakeups: Wakeups, workers: Sequence[PumpedWorker], name: str) -> None:
+        self._wakeups = wakeups
+        self._lock = threading.Lock()  # guards which workers are ours, and the beginning of a round
+        self._workers: list[PumpedWorker] = []
+        self._served: list[PumpedWorker] = []  # whom this round serves
+        self._turns: Iterator[PumpedWorker] = iter(())  # those of them whose turn is still to come
+        self.parked = False
+        self.stopped = False
+        self.watchdog: Watchdog | None = None
+        self._adopt(workers)
+        threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    def add(self, worker: SinkWorker) -> None:
-        self.workers = [*self.workers, worker]
-        self._hub._wakeups.notify()
+    @property
+    def workers(self) -> tuple[PumpedWorker, ...]:
+        return tuple(self._workers)
 
-    def remove(self, worker: SinkWorker) -> None:
-        self.workers = [other for other in self.workers if other is not worker]
-        self._hub._wakeups.notify()
+    def _adopt(self, workers: Sequence[PumpedWorker]) -> None:
+        for worker in workers:
+            worker.pump = self
+        self._workers = [*self._workers, *workers]
+
+    def add(self, worker: PumpedWorker) -> bool:
+        """Feed this one too; ``False``: the pump has ended, start another."""
+        with self._lock:
+            if self.stopped:
+                return False
+            self._adopt((worker,))
+        self.wake()
+        return True
+
+    def wake(self) -> None:
+        self._wakeups.wake_thread(self)
 
     def _run(self) -> None:
-        wakeups, ring = self._hub._wakeups, self._hub._ring
-        while self.workers:
-            lock = wakeups.park_thread(self)  # arm first: what comes while we pump lets the wait return at once
-            workers, head, busy = self.workers, ring.head, False
-            for worker in workers:
-                if worker not in self.workers:
-                    continue  # taken away while an earlier one was served
-                self.current = worker
-                self.wake_watchdog()
-                try:
-                    busy |= worker.pump()
-                except EndOfStream:
-                    self.remove(worker)
-                    self._on_end(worker)
-                finally:
-                    self.current = None
-            if not busy and self.workers is workers and ring.head == head and not self._hub.closed:
-                lock.acquire()
-            wakeups.unpark_thread(self)
+        while True:
+            parked = self._wakeups.park_thread(self)  # armed first: what comes from now on lets the wait return at once
+            wait = self._round()
+            with self._lock:
+                if not self._workers:
+                    self.stopped = True
+                    break
+            if wait > 0:
+                self.parked = True
+                parked.acquire(timeout=-1 if wait == math.inf else min(wait, threading.TIMEOUT_MAX))
+                self.parked = False
+            self._wakeups.unpark_thread(self)
+        self._wakeups.unpark_thread(self)
+        if self.watchdog is not None:
+            self.watchdog.wake()
+
+    def _round(self) -> float:
+        """A step of each; how long nobody wants another."""
+        with self._lock:
+            self._served = self._workers
+            turns = self._turns = iter(self._served)
+        if self.watchdog is not None and self.watchdog.asleep:
+            self.watchdog.wake()
+        wait = math.inf
+        for worker in turns:
+            try:
+                wait = min(wait, worker.step())
+            except EndOfStream:
+                with self._lock:
+                    self._workers = [other for other in self._workers if other is not worker]
+        return wait
+
+    # ── for the watchdog ──────────────────────────────────────────────────────────────────────────
+
+    def look(self) -> tuple[object, int] | None:
+        """Which call of which round the thread is in; ``None`` while it is parked."""
+        turns = self._turns
+        return None if self.parked or self.stopped else (turns, length_hint(turns))
+
+    def leave_to_current(self, seen: tuple[object, int]) -> tuple[PumpedWorker, list[PumpedWorker]] | None:
+        """Leave this thread to the worker that it was seen in, and give the others away.
+
+        *Exclusion*: exhausting the iterator of the round is one call of C code, after which this thread can begin no
+        call but its own worker's; no round begins meanwhile. So no worker is ever fed by two threads.
+        """
+        with self._lock:
+            if self._turns is not seen[0] or length_hint(self._turns) != seen[1]:
+                return None  # it came back in the meantime
+            served, rest = self._served, list(self._turns)
+            self.wake()  # those whose turn was taken are looked after in another round
+            if len(rest) == len(served):
+                return None  # it had not begun with the first
+            current = served[len(served) - len(rest) - 1]
+            others = [worker for worker in self._workers if worker is not current]
+            self._workers = [current]
+            return current, others
+
+    def take_back(self, workers: list[PumpedWorker]) -> None:
+        with self._lock:
+            self._adopt(workers)
+        self.wake()
 
 
 class Watchdog:
-    """Runs in the bus's loop while inline sinks are at work; sleeps without a timer while they are not."""
+    """Looks at the inline sinks' pump while it is at work; sleeps without a timer while it is not."""
 
-    def __init__(self, pump: Pump, on_slow: Callable[[SinkWorker, float], Pump]) -> None:
-        self._pump, self._on_slow = pump, on_slow
-        self._awake = asyncio.Event()
-        self._asleep = False
-        self._loop = asyncio.get_running_loop()
-        pump.wake_watchdog = self._wake
+    def __init__(self, pump: Pump, on_slow: Callable[[PumpedWorker, float, list[PumpedWorker]], Pump | None]) -> None:
+        self._on_slow = on_slow
+        self._awake = threading.Event()
+        self.asleep = False
+        self.watch(pump)
+        threading.Thread(target=self._run, name="weavegraph-watchdog", daemon=True).start()
 
-    def _wake(self) -> None:
-        if self._asleep:
-            self._asleep = False
-            self._loop.call_soon_threadsafe(self._awake.set)
+    def watch(self, pump: Pump) -> None:
+        self._pump, pump.watchdog = pump, self
+        self._awake.set()
 
-    async def run(self) -> None:
-        idle = 0
-        while True:
-            await asyncio.sleep(TICK)
-            worker = self._pump.current
-            called_at = worker.called_at if worker is not None else None
-            if worker is not None and called_at is not None:
-                idle = 0
-                if time.monotonic() - called_at > INLINE_PATIENCE and len(self._pump.workers) > 1:
-                    self._pump = self._on_slow(worker, time.monotonic() - called_at)
-                    self._pump.wake_watchdog = self._wake
-                continue
-            idle += 1
-            if idle > 20:
-                self._awake.clear()
-                self._asleep = True
-                if self._pump.current is None:
-                    await self._awake.wait()
-                self._asleep, idle = False, 0
+    def wake(self) -> None:
+        self.asleep = False
+        self._awake.set()
+
+    def _run(self) -> None:
+        idle, seen, since = 0, None, 0.0
+        while not self._pump.stopped:
+            time.sleep(TICK)
+            look, now = self._pump.look(), time.monotonic()
+            if look is None:
+                seen, idle = None, idle + 1
+                if idle > IDLE_TICKS:
+                    self._sleep()
+                    idle = 0
+            elif look != seen:
+                seen, since, idle = look, now, 0
+            elif now - since >= INLINE_PATIENCE:
+                if not self._slow(look, now - since):
+                    return
+                seen = None
+
+    def _slow(self, seen: tuple[object, int], seconds: float) -> bool:
+        """Leave the pump to its slow sink; whether there are others to watch."""
+        pump = self._pump
+        left = pump.leave_to_current(seen)
+        if left is None:
+            return True
+        current, others = left
+        try:
+            fresh = self._on_slow(current, seconds, others)
+        except RuntimeError:  # no thread can be had: they wait for the slow one
+            pump.take_back(others)
+            return True
+        pump.watchdog = None
+        if fresh is not None:
+            self.watch(fresh)
+        return fresh is not None
+
+    def _sleep(self) -> None:
+        self._awake.clear()
+        self.asleep = True
+        if self._pump.parked:  # else a round began between the look and the flag
+            self._awake.wait()
+        self.asleep = False

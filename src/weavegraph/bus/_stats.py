@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["EventHubMetrics", "ProducerStats", "SinkStats", "SubscriberStats", "SubscriberTotals"]
+__all__ = ["EventHubMetrics", "ProducerStats", "SinkStats", "SinkTotals", "SubscriberStats", "SubscriberTotals"]
 
 
 class SubscriberStats(msgspec.Struct, frozen=True, kw_only=True):
     """One subscriber at one instant: ``head - s0 == delivered + filtered + dropped + buffered + abandoned``.
 
     ``reported + pending_report == dropped``. ``lag_seconds`` is the age of the oldest unread event by the wall
-    clock, informative. ``distance_to_loss`` is how many more events fit before one is lost; ``None``: bytes decide.
+    clock, informative. ``distance_to_loss``: how many more small events fit before this reader loses one, by its own
+    capacity or its hub's bytes; ``None`` when it is closed.
     """
 
     name: str
@@ -109,7 +110,8 @@ class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
     """One sink at one instant.
 
     ``delivered + filtered + dead_lettered + dropped + buffered + abandoned == head - s0``; a batch in the sink's
-    hands or in retry is buffered.
+    hands or in retry is buffered. ``lag_seconds``: the age of the oldest event that is not handled, by the wall
+    clock. ``distance_to_loss``: how many more small events fit before one is lost to this sink.
     """
 
     name: str
@@ -126,9 +128,28 @@ class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
     distance_to_loss: int | None
 
     @property
+    def lag(self) -> int:
+        """Events accepted and not yet handled: ``buffered``."""
+        return self.buffered
+
+    @property
     def unaccounted(self) -> int:
         """0, or the books are wrong."""
-        accounted = (
-            self.delivered + self.filtered + self.dead_lettered + self.dropped + self.buffered + self.abandoned
-        )
+        accounted = self.delivered + self.filtered + self.dead_lettered + self.dropped + self.buffered + self.abandoned
         return self.head - self.s0 - accounted
+
+
+class SinkTotals(msgspec.Struct):
+    """Sums over the sinks that were removed."""
+
+    sinks: int = 0
+    delivered: int = 0
+    filtered: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
+    abandoned: int = 0
+
+    def add(self, stats: SinkStats) -> None:
+        self.sinks += 1
+        for name in ("delivered", "filtered", "dead_lettered", "dropped", "abandoned"):
+            setattr(self, name, getattr(self, name) + getattr(stats, name))

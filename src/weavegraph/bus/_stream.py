@@ -7,11 +7,11 @@ without an await, so cancelling or timing out a receive loses nothing: the next 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -25,14 +25,14 @@ from weavegraph.errors import (
     SubscriberOverflowError,
     WrongLoopError,
 )
-from weavegraph.events import GAP_SCOPE, DiagnosticEvent, Event, EventFilter, Predicate, freeze_metadata
+from weavegraph.events import FLAT_BYTES, GAP_SCOPE, DiagnosticEvent, Event, EventFilter, Predicate, freeze_metadata
 
 if TYPE_CHECKING:
     from weavegraph.bus._blocking import BlockingEvents
     from weavegraph.bus._hub import EventHub
     from weavegraph.bus._wakeups import LoopGroup
 
-__all__ = ["EventStream", "OnLag", "Overflow", "gap_event"]
+__all__ = ["Alarm", "EventStream", "OnLag", "Overflow", "check_timeout", "gap_event"]
 
 Overflow: TypeAlias = Literal["drop_oldest", "block", "disconnect"]
 OnLag: TypeAlias = Literal["notice", "raise", "skip"]
@@ -42,8 +42,23 @@ YIELD_AFTER = 0.004
 FILTER_SLICE = 256
 """Events that one ``recv_many`` shows to its filter before it looks at the clock."""
 WARN_EVERY = 10.0
+COLLECT_PATIENCE = 0.1
 _log = logging.getLogger("weavegraph.event_bus")
 clock = time.monotonic
+
+
+class Alarm:
+    """Warns of readers that are too slow: once in a while for all hubs of a bus, for with many it is rarely one."""
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+
+    def ring(self, text: str, *arguments: object) -> None:
+        """Not called under a hub's lock: a logging handler may take its time, or emit."""
+        now = clock()
+        if now - self._at >= WARN_EVERY:
+            self._at = now
+            _log.warning(f"{text}; read faster, or give it more capacity", *arguments)
 
 
 def gap_event(count: int, first_seq: int, last_seq: int) -> DiagnosticEvent:
@@ -95,8 +110,10 @@ class EventStream:
         self._group: LoopGroup | None = None
         self._waiting = False  # a receive is parked: a second one is refused
         self._turn_at = 0.0  # when a receive last let the loop run
+        self._iteration: weakref.ref[AsyncGenerator[Event, None]] | None = None
+        self._told_cut = False
+        self._owner: object = None
         self._warns = True
-        self._warned_at = float("-inf")
 
     # ── the one way to take events; everything else is a shell around it ─────────────────────────────
 
@@ -157,9 +174,13 @@ class EventStream:
                 self._slice, self._slice_start = found, position
                 return found
 
+    def _unread_after(self) -> int:
+        """What follows this position is unread and was not gone before this reader came."""
+        return max(self._position, self._history_floor)
+
     def _full_at(self) -> int:
         """The head at which this reader's room is used up; what was gone before it came takes none."""
-        return max(self._position, self._history_floor) + self._limit
+        return self._unread_after() + self._limit
 
     def _caught_up(self) -> None:
         with self._hub._lock:
@@ -172,22 +193,17 @@ class EventStream:
         """Pass everything up to ``floor`` as lost; the notice to deliver, if this reader wants one."""
         with self._hub._lock:
             first, count = self._position + 1, floor - self._position
+            if count <= 0 or self._closed_at is not None:
+                return None  # closed by another thread since we looked, which counted the loss
             self._dropped += count
             self._reported += count
             self._position = floor
-        self._warn(count)
+        self._hub._alarm.ring(
+            "subscriber %r of %r lagged and lost %d events (%d in all)", self.name, self._hub.name, count, self._dropped
+        )
         if self._on_lag == "raise":
             raise Lagged(count, first, floor)
         return gap_event(count, first, floor) if self._on_lag == "notice" else None
-
-    def _warn(self, count: int) -> None:
-        now = clock()
-        if now - self._warned_at >= WARN_EVERY:
-            self._warned_at = now
-            _log.warning(
-                "subscriber %r of %r lagged and lost %d events (%d in all); read faster, or give it more capacity",
-                self.name, self._hub.name, count, self._dropped,
-            )  # fmt: skip
 
     def _matches(self, event: Event) -> bool:
         try:
@@ -241,6 +257,7 @@ class EventStream:
         Raises:
             EndOfStream: the stream is over. Lagged: with ``on_lag="raise"``. StreamBusyError, WrongLoopError: misuse.
         """
+        self._here()
         while True:
             if clock() - self._turn_at > YIELD_AFTER:
                 await self._yield()
@@ -258,6 +275,7 @@ class EventStream:
         """
         if type(max) is not int or max < 1:
             raise ValueError(f"max={max!r}: give a whole number from 1")
+        self._here()
         while True:
             if clock() - self._turn_at > YIELD_AFTER:
                 await self._yield()
@@ -301,8 +319,8 @@ class EventStream:
         Raises:
             EndOfStream: the stream is over (never ``None``).
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
+        loop = self._here()
+        deadline = loop.time() + check_timeout(seconds)
         while True:
             if clock() - self._turn_at > YIELD_AFTER:
                 await self._yield()
@@ -315,9 +333,18 @@ class EventStream:
                 return None
             await self._park(deadline)
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[Event]:
+        running = None if self._iteration is None else self._iteration()
+        if getattr(running, "ag_frame", None) is not None:
+            raise StreamBusyError  # two iterations would share the events, each seeing some (contract R4)
+        iteration = self._iterate()
+        self._iteration = weakref.ref(iteration)
+        return iteration
+
+    async def _iterate(self) -> AsyncGenerator[Event, None]:
         # An async generator over the persistent cursor is the fastest pure-Python form (a coroutine __anext__
         # costs 15 to 20 % more). The cursor lives on the stream: breaking out and iterating again goes on.
+        self._here()
         ring = self._ring
         since, chunk = clock(), 8
         plain = self._filter is None and self._overflow != "block"
@@ -375,14 +402,24 @@ class EventStream:
         await asyncio.sleep(0)
         self._turn_at = clock()
 
-    async def _park(self, deadline: float | None) -> None:
-        """Wait until something may be ready, or until ``deadline`` on the loop's clock."""
+    def _here(self) -> asyncio.AbstractEventLoop:
+        """The running loop, which is the one that this stream belongs to from its first async receive on."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:
                 raise WrongLoopError
             self._loop = loop
             self._group = self._hub._wakeups.group(loop)
+        return loop
+
+    def _unpark(self) -> None:
+        """In this stream's loop: let a parked receive look again."""
+        if self._group is not None and (future := self._group.parked.get(self)) is not None:
+            _wake(future)
+
+    async def _park(self, deadline: float | None) -> None:
+        """Wait until something may be ready, or until ``deadline`` on the loop's clock."""
+        loop = self._here()
         group, hub = self._group, self._hub
         assert group is not None
         future = loop.create_future()
@@ -406,10 +443,7 @@ class EventStream:
         """Whether there may be something to receive: what a reader asks after arming, before it sleeps."""
         position = self._position
         return (
-            self._ring.head != position
-            or self._hub._closed
-            or self._closed_at is not None
-            or position >= self._stop_at
+            self._ring.head != position or self._hub._closed or self._closed_at is not None or position >= self._stop_at
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────
@@ -451,6 +485,9 @@ class EventStream:
 
     def _raise_end(self) -> None:
         if self._cut_at is not None:
+            if not self._told_cut:
+                self._told_cut = True
+                self._hub._alarm.ring("subscriber %r of %r fell behind and was cut off", self.name, self._hub.name)
             raise SubscriberOverflowError(self._position, None if self._capacity == INFINITE else self._capacity)
         raise EndOfStream
 
@@ -467,17 +504,21 @@ class EventStream:
         self.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # __init__ did not finish
-            if self._closed_at is None and not self._hub._forked:
-                if self._warns and not self._hub._closed:
-                    warnings.warn(
-                        f"unclosed {self!r}: close it, or read it to the end",
-                        ResourceWarning,
-                        source=self,
-                        stacklevel=2,
-                    )
+        hub = getattr(self, "_hub", None)
+        if hub is None or hub._forked or not hasattr(self, "_warns"):  # __init__ did not finish
+            return
+        if self._closed_at is None and self._warns and not hub._closed:
+            text = f"unclosed {self!r}: close it, or read it to the end"
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
+        # The collector may run while this thread has another hub's lock: waiting for this one could be for ever.
+        if hub._lock.acquire(timeout=COLLECT_PATIENCE):
+            try:
                 self._finish()
-            self._hub._bury(self)
+                hub._bury(self)
+            finally:
+                hub._lock.release()
+        else:
+            hub._unfinished.append(self)  # lives until the hub's next decision
 
     # ── the books ─────────────────────────────────────────────────────────────────────────────────
 
@@ -533,7 +574,6 @@ class EventStream:
         unread = head - self._position - pending
         in_skip = self._on_lag == "skip"
         oldest = None if closed_at is not None or not unread else self._oldest_unread()
-        capacity = self._limit if self._limit < INFINITE else None
         return SubscriberStats(
             name=self.name,
             s0=self._s0,
@@ -548,9 +588,14 @@ class EventStream:
             abandoned=unread if closed_at is not None else 0,
             filter_errors=self._filter_errors,
             lag_seconds=0.0 if oldest is None else max(0.0, (self._hub._now() - oldest.timestamp).total_seconds()),
-            distance_to_loss=None if capacity is None or closed_at is not None else max(0, capacity - unread),
+            distance_to_loss=None if closed_at is not None else max(0, self._room_for() - unread),
             closed=closed_at is not None,
         )
+
+    def _room_for(self) -> int:
+        """Events that may wait for this reader: its own capacity, or as many small ones as the bytes still allow."""
+        ring, hub = self._ring, self._hub
+        return min(self._limit, (hub.max_bytes - ring.extra) // FLAT_BYTES)
 
     def _oldest_unread(self) -> Event | None:
         ring = self._ring
@@ -563,6 +608,13 @@ class EventStream:
 
     def __reduce__(self) -> Any:
         raise TypeError("an EventStream lives in one process and cannot be pickled; send its position instead")
+
+
+def check_timeout(seconds: float) -> float:
+    """``seconds``, unless no clock could ever reach them."""
+    if seconds != seconds:
+        raise ValueError(f"seconds={seconds!r}: give a number of seconds")
+    return seconds
 
 
 def _wake(future: asyncio.Future[None]) -> None:

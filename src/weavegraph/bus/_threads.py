@@ -1,21 +1,21 @@
-"""The threads a bus owns. All are daemons: nothing of ours ever keeps the interpreter from exiting."""
+"""The threads a bus owns, and waiting for what happens on them. All are daemons: none keeps the interpreter alive."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-__all__ = ["LoopThread", "SinkThread"]
+__all__ = ["LoopThread", "wait_for_all"]
 
 T = TypeVar("T")
 
 
 class LoopThread:
-    """One background event loop, started on first use."""
+    """One background event loop, started on first use; after ``stop`` the next use starts a fresh one."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -25,63 +25,81 @@ class LoopThread:
 
     def start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self.loop is None or self._thread is None or not self._thread.is_alive():
-                self.loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._run, args=(self.loop,), name=self._name, daemon=True)
-                self._thread.start()
-            return self.loop
+            return self._start()
 
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
+    def _start(self) -> asyncio.AbstractEventLoop:
+        if self.loop is None or self._thread is None or not self._thread.is_alive():
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=self._run, args=(loop,), name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads; the next use tries again
+                loop.close()
+                raise
+            self.loop, self._thread = loop, thread
+        return self.loop
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            _run_until_stopped(loop)
         finally:
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            # What was submitted just before the stop may make tasks only now, so look until there is none.
+            while tasks := asyncio.all_tasks(loop):
+                for task in tasks:
+                    task.cancel()
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine there; the future may be waited for anywhere."""
-        return asyncio.run_coroutine_threadsafe(work, self.start())
+        with self._lock:  # a stop comes before, and we start afresh, or after, and cancels it: never in between
+            return asyncio.run_coroutine_threadsafe(work, self._start())
 
     def stop(self, timeout: float) -> None:
-        loop, thread = self.loop, self._thread
-        if loop is not None and thread is not None and thread.is_alive():
+        """Cancel what runs there and end the thread; waits for its end at most so long."""
+        with self._lock:
+            loop, thread, self.loop = self.loop, self._thread, None
+            if loop is None or thread is None or not thread.is_alive():
+                return
             loop.call_soon_threadsafe(loop.stop)
-            if thread is not threading.current_thread():
-                thread.join(timeout)
+        if thread is not threading.current_thread():
+            thread.join(timeout)
 
 
-class SinkThread:
-    """One thread for the blocking calls of one sink; a call that hangs costs nobody else anything."""
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    stopped = False
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Future[Any]] | None]
-        self._calls = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        real_stop()
 
-    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
-        future: Future[Any] = Future()
-        self._calls.put((function, arguments, future))
-        return await asyncio.wrap_future(future)
+    real_stop, loop.stop = loop.stop, stop  # type: ignore[method-assign]
+    while not stopped:
+        # asyncio lets these two of a task out of the loop: they end that task, not everybody else's.
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
+    loop.stop = real_stop  # type: ignore[method-assign]
 
-    def stop(self) -> None:
-        self._calls.put(None)
 
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            function, arguments, future = call
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function(*arguments))
-                except BaseException as exc:
-                    future.set_exception(exc)
-            del call, function, arguments, future  # an idle thread holds nobody's events
+async def wait_for_all(futures: Sequence[Future[Any]], timeout: float | None) -> bool:
+    """Wait in this loop, at most so long, until all of them are done. Whatever happens here cancels none of them."""
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+
+    def look() -> None:
+        if not woken.done() and all(future.done() for future in futures):
+            woken.set_result(None)
+
+    def tell(_: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop of who waited is closed
+            loop.call_soon_threadsafe(look)
+
+    for future in futures:
+        future.add_done_callback(tell)
+    look()
+    await asyncio.wait([woken], timeout=timeout)
+    return all(future.done() for future in futures)

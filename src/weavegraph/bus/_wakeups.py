@@ -85,6 +85,12 @@ class Wakeups:
     def unpark_thread(self, reader: object) -> None:
         self._threads.pop(reader, None)
 
+    def wake_thread(self, reader: object) -> None:
+        """Wake one that is parked in a thread, or about to be."""
+        lock = self._threads.pop(reader, None)
+        if lock is not None:
+            lock.release()
+
     def notify(self) -> None:
         """Wake everybody; called after the head moved or the hub closed, without holding its lock."""
         self.armed = False
@@ -93,6 +99,4 @@ class Wakeups:
                 self._groups.pop(loop, None)
         if self._threads:
             for reader in tuple(self._threads):
-                lock = self._threads.pop(reader, None)
-                if lock is not None:
-                    lock.release()
+                self.wake_thread(reader)

@@ -1,56 +1,54 @@
 """One sink, supervised: its own cursor, its own books, retry and dead letters.
 
-What a sink does, slow, hung or raising, changes neither ``emit`` nor another sink nor a run (contract S1).
+What a sink does, slow, hung or raising, changes neither ``emit`` nor another sink nor a run (contract S1). All that
+happens to one is written once, as steps (``SinkWorker.life``); two shells carry them out: ``PumpedWorker`` for sync
+sinks on a pump's thread, ``LoopWorker`` for async ones in a loop and thread of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-import random
+import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, InvalidStateError
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from weavegraph.bus._retry import DeadLetter, RetryPolicy, as_error, describe
 from weavegraph.bus._stats import SinkStats
-from weavegraph.bus._stream import EventStream
-from weavegraph.bus._threads import SinkThread
+from weavegraph.bus._stream import YIELD_AFTER, EventStream
+from weavegraph.bus._threads import LoopThread
 from weavegraph.errors import EndOfStream, PermanentSinkError
 from weavegraph.events import Event
 from weavegraph.protocols import Clock, Delivery
 
-__all__ = ["DeadLetter", "RetryPolicy", "SinkHealth", "SinkState", "SinkWorker"]
+__all__ = ["LoopWorker", "PumpedWorker", "SinkHealth", "SinkState", "SinkStream", "SinkWorker"]
 
 SinkState: TypeAlias = Literal["waiting", "idle", "busy", "retrying", "stalled", "failed", "closed"]
 MAX_BATCH = 1024
 
 
-class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """``tries`` in all; between them ``base`` seconds doubled each time up to ``cap``, with full jitter.
+class Call(NamedTuple):
+    """A step of a sink's life: call this."""
 
-    Source of the jitter: M. Brooker, "Exponential Backoff And Jitter", 2015.
-    """
-
-    tries: int = 5
-    base: float = 0.1
-    cap: float = 5.0
-
-    def delay(self, failures: int) -> float:
-        return random.uniform(0.0, min(self.cap, self.base * 2 ** (failures - 1)))
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
 
 
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that a sink could not take, with why and when."""
+class Cut(Exception):
+    """Sent into a life instead of a step's outcome: nobody waits for this sink any more."""
 
-    event: Event
-    sink: str
-    error: str
-    tries: int
-    first_at: datetime
-    last_at: datetime
+
+Step: TypeAlias = Call | float
+"""A call, or seconds to wait; infinite: until something happens."""
+Life: TypeAlias = Generator[Step, Exception | None, None]
+Outcome: TypeAlias = Generator[Step, Exception | None, Exception | None]
 
 
 class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,14 +66,29 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     """How long the present call has taken so far; 0 between calls."""
 
 
+class SinkStream(EventStream):
+    """A sink's cursor. Asking for more acknowledges what was taken before."""
+
+    acknowledged = 0
+    asked_at: float | None = None
+    on_ask: Callable[[], None] | None = None
+    """For sinks that own their loop; the others tell themselves when they are done."""
+
+    def _poll(self) -> tuple[Event, ...] | Any:
+        if self.on_ask is not None:
+            self.acknowledged, self.asked_at = self._position, time.monotonic()
+            self.on_ask()
+        return super()._poll()
+
+
 class SinkWorker:
-    """Feeds one sink. The books are guarded by the GIL: each number has one writer, the thread that feeds it."""
+    """What becomes of one sink. Each count has one writer, the thread that feeds the sink."""
 
     def __init__(
         self,
         sink: Any,
         name: str,
-        stream: EventStream,
+        stream: SinkStream,
         *,
         retry: RetryPolicy,
         sink_timeout: float,
@@ -88,250 +101,462 @@ class SinkWorker:
         self.inline = bool(getattr(sink, "inline", False))
         self._retry, self._sink_timeout, self._clock = retry, sink_timeout, clock
         self._on_failure, self._on_dead = on_failure, on_dead
-        self._max_batch = min(getattr(sink, "max_batch", MAX_BATCH), MAX_BATCH)
-        self._thread: SinkThread | None = None
-        self._in_hand = 0  # events of the batch that is with the sink
-        self.dead_lettered = 0
-        self._cut = 0  # events that were with the sink when it was cut off: abandoned, whatever it did with them
-        self._errors = 0
+        self._max_batch: int = min(getattr(sink, "max_batch", MAX_BATCH), MAX_BATCH)
+        # Of the events that the stream handed out: how many are done with, and how. The rest is in the sink's hands.
+        self._delivered = self.dead_lettered = 0
+        self._abandoned = 0  # with the sink when it was cut off: whatever it did with them
+        self._batch: tuple[Event, ...] = ()  # in the sink's hands
+        self.errors = 0
         self._last_error: str | None = None
         self._last_error_at: datetime | None = None
         self._last_success_at: datetime | None = None
         self.called_at: float | None = None
-        self._state: SinkState = "waiting"
-        self._waiters: list[tuple[int, asyncio.Event, asyncio.AbstractEventLoop]] = []
-        self.task: asyncio.Task[None] | None = None
-        self.started = False
+        self._retrying = False
+        self._begun = self._gave_up = False
+        self._lock = threading.Lock()  # guards the requests, and how the worker ended
+        self._requests: list[tuple[int, Future[bool]]] = []
+        self.ended: Future[None] = Future()
+        self._is_cut = self._tell_cut = False
+        self._ended_well = False
+        self.feeding = False  # a thread feeds it
 
-    # ── the supervised shell: async, on the bus's loop ────────────────────────────────────────────
+    # ── what happens to a sink, step by step ──────────────────────────────────────────────────────
 
-    async def run(self) -> None:
-        """Feed the sink until the stream ends; returns when all is handled, flushed and closed."""
+    def life(self) -> Life:
+        """Everything from ``start`` to ``close``; each step is answered with what it raised, or with ``None``."""
         try:
-            await self.prepare()
-            if hasattr(self.sink, "run"):
-                await self._run_own_loop()
-            elif not self.inline:
-                while True:
-                    batch = await self.stream.recv_many(self._max_batch)
-                    await self._deliver(batch)
-        except EndOfStream:
+            yield from self._start()
+            yield from self._feed()
+        except (EndOfStream, Cut):
             pass
-        finally:
-            if not self.inline:
-                await asyncio.shield(asyncio.ensure_future(self.finish()))
+        yield from self._end()
 
-    async def prepare(self) -> None:
-        self.started = True
-        while (start := getattr(self.sink, "start", None)) is not None:
-            try:
-                await self._call(start)
-                break
-            except Exception as exc:
-                self._failed(exc, ())
-                if isinstance(exc, PermanentSinkError) or self._errors >= self._retry.tries:
-                    break  # its batches will tell, one dead letter each
-                await asyncio.sleep(self._retry.delay(self._errors))
-        self._state = "idle"
+    def _start(self) -> Life:
+        self._begun = True
+        start, failures = getattr(self.sink, "start", None), 0
+        while start is not None and (error := (yield from self._do(Call(start)))) is not None:
+            failures += 1
+            self._failed(error, ())
+            if isinstance(error, PermanentSinkError) or failures >= self._retry.tries:
+                return  # its batches will tell, one dead letter each
+            yield from self._pause(failures)
 
-    async def finish(self) -> None:
-        """Flush and close the sink, once."""
-        if self._state == "closed":
-            return
-        try:
-            if self.started:
-                await self.flush()
-                close = getattr(self.sink, "aclose", None) or getattr(self.sink, "close", None)
-                if close is not None:
-                    await self._call(close)
-        except Exception as exc:
-            self._failed(exc, ())
-        finally:
-            self._state = "closed"
-            self.stream.close()
-            self.settled()
-            if self._thread is not None:
-                self._thread.stop()
-
-    async def flush(self) -> None:
-        flush = getattr(self.sink, "flush", None)
-        if flush is not None:
-            await self._call(flush)
-
-    async def _run_own_loop(self) -> None:
-        failures = 0
+    def _feed(self) -> Life:
         while True:
-            try:
-                self._state = "busy"
-                await self.sink.run(self.stream)
-                if self.stream.closed:
-                    return
-                raise PermanentSinkError("run(stream) returned before the stream ended")
-            except EndOfStream:
-                return
-            except Exception as exc:
-                failures += 1
-                self._failed(exc, ())
-                if self.stream.closed or isinstance(exc, PermanentSinkError) or failures >= self._retry.tries:
-                    self._state = "failed"
-                    return
-                await asyncio.sleep(self._retry.delay(failures))
+            batch = self.stream._take_many(self._max_batch)
+            if batch:
+                yield from self._deliver(batch)
+            yield from self._answer(self.stream._position)
+            if not batch and not self._wanted():
+                yield math.inf
 
-    async def _deliver(self, batch: tuple[Event, ...]) -> None:
-        self._in_hand = len(batch)
+    def _deliver(self, batch: tuple[Event, ...]) -> Life:
+        self._batch = batch
         try:
             first_at, failures = self._clock.now(), 0
-            while True:
-                try:
-                    await self._call(self.sink.handle, batch)
-                    self._success(len(batch))
+            while (error := (yield from self._do(Call(self.sink.handle, (batch,))))) is not None:
+                failures += 1
+                self._failed(error, batch)
+                if self.delivery == "at_most_once":
+                    self._bury(batch, error, failures, first_at)  # which of them arrived is unknown: no retry
                     return
-                except Exception as exc:
-                    failures += 1
-                    self._failed(exc, batch)
-                    if self.delivery == "at_most_once":
-                        self._bury(batch, exc, failures, first_at)  # which of them arrived is unknown: no retry
-                        return
-                    if isinstance(exc, PermanentSinkError) or failures >= self._retry.tries:
-                        if len(batch) == 1:
-                            self._bury(batch, exc, failures, first_at)
-                        else:
-                            await self._one_by_one(batch, failures, first_at)
-                        return
-                    self._state = "retrying"
-                    await asyncio.sleep(self._retry.delay(failures))
-        finally:
-            self._cut += self._in_hand  # 0, unless this delivery was cancelled
-            self._in_hand = 0
-            self._state = "idle"
-            self.settled()
-
-    async def _one_by_one(self, batch: tuple[Event, ...], failures: int, first_at: datetime) -> None:
-        for event in batch:
-            try:
-                await self._call(self.sink.handle, (event,))
-                self._success(1)
-            except Exception as exc:
-                self._failed(exc, (event,))
-                self._bury((event,), exc, failures + 1, first_at)
-
-    async def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.called_at = time.monotonic()
-        self._state = "busy"
-        try:
-            if inspect.iscoroutinefunction(function):
-                await function(*arguments)
-            else:
-                if self._thread is None:
-                    self._thread = SinkThread(f"weavegraph-sink-{self.name}")
-                result = await self._thread.call(function, *arguments)
-                if inspect.isawaitable(result):
-                    await result
-        finally:
-            self.called_at = None
-
-    # ── the inline shell: sync, on the pump's thread ──────────────────────────────────────────────
-
-    def pump(self) -> bool:
-        """Hand what is ready to an inline sink; ``False`` if nothing was. Ends with ``EndOfStream``."""
-        batch = self.stream._take_many(self._max_batch)
-        if not batch:
-            return False
-        self._in_hand = len(batch)
-        self.called_at = time.monotonic()
-        try:
-            self.sink.handle(batch)
+                if isinstance(error, PermanentSinkError) or failures >= self._retry.tries:
+                    yield from self._give_up(batch, error, failures, first_at)
+                    return
+                yield from self._pause(failures)
             self._success(len(batch))
-        except Exception as exc:
-            now = self._clock.now()
-            self._failed(exc, batch)
-            self._bury(batch, exc, 1, now)
         finally:
-            self.called_at = None
-            self._in_hand = 0
-            if self._state != "closed":
-                self._state = "idle"
-            self.settled()
-        return True
+            self._abandoned += len(self._batch)  # none, unless this delivery was cut
+            self._batch = ()
+
+    def _give_up(self, batch: tuple[Event, ...], error: Exception, failures: int, first_at: datetime) -> Life:
+        """The last try failed: one event at a time, so that only the failing ones are dead-lettered."""
+        if len(batch) == 1:
+            self._bury(batch, error, failures, first_at)
+            return
+        for event in batch:
+            again = yield from self._do(Call(self.sink.handle, ((event,),)))
+            if again is None:
+                self._success(1)
+            else:
+                self._failed(again, (event,))
+                self._bury((event,), again, failures + 1, first_at)
+
+    def _answer(self, upto: int) -> Life:
+        """Tell those who wait until everything up to there is handled and flushed."""
+        if not self._requests:
+            return
+        with self._lock:
+            due = [future for wanted, future in self._requests if wanted <= upto]
+        if due:
+            error = yield from self._flush()
+            self._resolve(due, error is None)
+
+    def _flush(self) -> Outcome:
+        flush = getattr(self.sink, "flush", None)
+        error = None if flush is None else (yield from self._do(Call(flush)))
+        if error is not None:
+            self._failed(error, ())
+        return error
+
+    def _end(self) -> Life:
+        """Flush and close. From here on a cut changes nothing."""
+        self.stream.close()
+        error = None
+        for name in ("flush", "aclose" if hasattr(self.sink, "aclose") else "close"):
+            if (function := getattr(self.sink, name, None)) is not None:
+                failed = yield Call(function)
+                if failed is not None and not isinstance(failed, Cut):
+                    self._failed(failed, ())
+                    error = error or failed
+        self.over(well=error is None and not self._gave_up)
+
+    def over(self, *, well: bool) -> None:
+        """Nothing more happens to this sink; whoever waits for it is told."""
+        self.stream.close()
+        with self._lock:
+            self._ended_well = well and not self._is_cut
+            requests, self._requests = self._requests, []
+        for upto, future in requests:
+            _settle(future, self._ended_well and upto <= self.stream._position)
+        with contextlib.suppress(InvalidStateError):
+            self.ended.set_result(None)
+
+    def _pause(self, failures: int) -> Life:
+        self._retrying = True
+        try:
+            yield from self._do(self._retry.delay(failures))
+        finally:
+            self._retrying = False
+
+    def _do(self, step: Step) -> Outcome:
+        outcome = yield step
+        if isinstance(outcome, Cut):
+            raise outcome
+        return outcome
+
+    def _wanted(self) -> bool:
+        """Whether there is anything to do but wait."""
+        return bool(self._requests) or self._tell_cut or self.stream._changed()
+
+    # ── from other threads ────────────────────────────────────────────────────────────────────────
+
+    def wake(self) -> None:
+        """Let the feeding thread look whether it is wanted."""
+        raise NotImplementedError
+
+    def flushed(self, upto: int) -> Future[bool]:
+        """Becomes true when everything up to there is handled and flushed, false when it will not be."""
+        future: Future[bool] = Future()
+        with self._lock:
+            if self.ended.done() or self._is_cut:
+                future.set_result(self._ended_well and upto <= self.stream._position)
+                return future
+            self._requests.append((upto, future))
+        future.add_done_callback(self._forget)
+        self.wake()
+        return future
+
+    def _forget(self, future: Future[bool]) -> None:
+        with self._lock:
+            self._requests = [request for request in self._requests if request[1] is not future]
+
+    def leave(self) -> None:
+        """Take nothing that is emitted from now on, handle what is there, and end."""
+        stream = self.stream
+        with stream._hub._lock:
+            stream._stop_at = min(stream._stop_at, stream._ring.head)
+        self.wake()
+
+    def cut(self) -> None:
+        """End at once; what is not handled is abandoned, and what a call of the sink still does no longer counts."""
+        with self._lock:
+            if self._is_cut or self.ended.done():
+                return
+            self._is_cut = self._tell_cut = True
+            requests, self._requests = self._requests, []
+        self.stream.close()
+        for _, future in requests:
+            _settle(future, False)
+        self.wake()
+
+    def _take_cut(self) -> bool:
+        told, self._tell_cut = self._tell_cut, False
+        return told
 
     # ── the books ─────────────────────────────────────────────────────────────────────────────────
 
     def _success(self, count: int) -> None:
         self._last_success_at = self._clock.now()
-        self._in_hand -= count
+        if self._is_cut:
+            self._abandoned += count
+        else:
+            self._delivered += count
+        self._batch = self._batch[count:]
 
     def _bury(self, batch: Sequence[Event], error: BaseException, tries: int, first_at: datetime) -> None:
         self.dead_lettered += len(batch)
-        self._in_hand -= len(batch)
-        text, now = f"{type(error).__name__}: {error}", self._clock.now()
+        self._batch = self._batch[len(batch) :]
+        text, now = describe(error), self._clock.now()
         for event in batch:
             self._on_dead(
                 DeadLetter(event=event, sink=self.name, error=text, tries=tries, first_at=first_at, last_at=now)
             )
 
     def _failed(self, error: BaseException, batch: Sequence[Event]) -> None:
-        self._errors += 1
-        self._last_error = f"{type(error).__name__}: {error}"
-        self._last_error_at = self._clock.now()
+        self.errors += 1
+        self._last_error, self._last_error_at = describe(error), self._clock.now()
         self._on_failure(self, error, batch)
 
-    @property
-    def errors(self) -> int:
-        return self._errors
-
-    @property
-    def position(self) -> int:
-        """Everything up to here is handled, dead-lettered, filtered or lost."""
-        return self.stream._position - self._in_hand
-
-    def settled(self) -> None:
-        """Tell those who wait for a position; from any thread."""
-        position, closed = self.position, self._state in ("closed", "failed")
-        for entry in tuple(self._waiters):
-            upto, event, loop = entry
-            if position >= upto or closed:
-                self._waiters.remove(entry)
-                loop.call_soon_threadsafe(event.set)
-
-    async def wait_settled(self, upto: int) -> bool:
-        """Wait until everything up to ``upto`` is settled; ``False`` if the sink ended before."""
-        event = asyncio.Event()
-        self._waiters.append((upto, event, asyncio.get_running_loop()))
-        self.settled()
-        await event.wait()
-        return self.position >= upto
+    def _resolve(self, futures: Sequence[Future[bool]], well: bool) -> None:
+        for future in futures:
+            _settle(future, well)  # which takes it off the requests
 
     def stats(self) -> SinkStats:
+        # First what is done, then what was handed out: what happens in between shows as still in hand.
+        delivered, dead, cut, batch = self._delivered, self.dead_lettered, self._abandoned, self._batch
         with self.stream._hub._lock:
-            stream, in_hand, dead, cut = self.stream._stats(), self._in_hand, self.dead_lettered, self._cut
+            stream = self.stream._stats()
+        if self._runs_itself():
+            delivered, batch = stream.delivered, ()
+        in_hand = stream.delivered - delivered - dead - cut
+        lag_seconds = stream.lag_seconds
+        if in_hand and batch and not stream.closed:
+            lag_seconds = max(0.0, (self._clock.now() - batch[0].timestamp).total_seconds())
         return SinkStats(
             name=self.name,
             s0=stream.s0,
             head=stream.head,
             position=stream.position - in_hand,
-            delivered=stream.delivered - in_hand - dead - cut,
+            delivered=delivered,
             filtered=stream.filtered,
             dead_lettered=dead,
             dropped=stream.dropped,
-            buffered=stream.buffered + (0 if stream.closed else in_hand),
-            abandoned=stream.abandoned + cut + (in_hand if stream.closed else 0),
-            lag_seconds=stream.lag_seconds,
+            buffered=stream.buffered + (0 if stream.closed and self._is_cut else in_hand),
+            abandoned=stream.abandoned + cut + (in_hand if stream.closed and self._is_cut else 0),
+            lag_seconds=lag_seconds,
             distance_to_loss=stream.distance_to_loss,
         )
 
+    def _runs_itself(self) -> bool:
+        return False
+
+    def _call_began(self) -> float | None:
+        return self.called_at
+
+    def _state(self, busy: float) -> SinkState:
+        if self._gave_up:
+            return "failed"
+        if self.ended.done():
+            return "closed"
+        if busy:
+            return "stalled" if busy > self._sink_timeout else "busy"
+        if self._retrying:
+            return "retrying"
+        return "idle" if self._begun else "waiting"
+
     def health(self) -> SinkHealth:
-        called_at, state = self.called_at, self._state
-        busy = 0.0 if called_at is None else time.monotonic() - called_at
-        if called_at is not None and busy > self._sink_timeout:
-            state = "stalled"
+        began = self._call_began()
+        busy = 0.0 if began is None else max(time.monotonic() - began, 1e-9)
         return SinkHealth(
             name=self.name,
             delivery=self.delivery,
-            state=state,
+            state=self._state(busy),
             stats=self.stats(),
-            errors=self._errors,
+            errors=self.errors,
             last_error=self._last_error,
             last_error_at=self._last_error_at,
             last_success_at=self._last_success_at,
             call_seconds=busy,
         )
+
+
+class PumpedWorker(SinkWorker):
+    """A sync sink. A pump's thread carries out its steps; a call that hangs holds that thread only."""
+
+    pump: Any = None  # the Pump that feeds it, set by it
+    _due = 0.0
+    _at: Step = 0.0
+    _life: Life | None = None
+    _runner: asyncio.Runner | None = None
+
+    def wake(self) -> None:
+        if self.pump is not None:
+            self.pump.wake()
+
+    def step(self) -> float:
+        """Carry out a step; how many seconds the next can wait. Ends with ``EndOfStream``."""
+        if self._life is None:
+            self._life, outcome = self.life(), None
+        elif isinstance(self._at, Call):
+            outcome = self._call(self._at)
+        elif self._at == math.inf and not self._wanted():
+            return math.inf
+        elif not self._tell_cut and self._at != math.inf and (left := self._due - time.monotonic()) > 0:
+            return left
+        else:
+            outcome = None
+        if self._take_cut():
+            outcome = Cut()
+        try:
+            self._at = self._life.send(outcome)
+        except StopIteration:
+            if self._runner is not None:
+                self._runner.close()
+            raise EndOfStream from None
+        if isinstance(self._at, Call) or self._at == math.inf:
+            return 0.0
+        self._due = time.monotonic() + self._at
+        return self._at
+
+    def _call(self, step: Call) -> Exception | None:
+        self.called_at = time.monotonic()
+        try:
+            result = step.function(*step.arguments)
+            if result is not None and inspect.isawaitable(result):
+                self._await(result)
+            return None
+        except BaseException as raised:
+            return as_error(raised)
+        finally:
+            self.called_at = None
+
+    def _await(self, result: Any) -> None:
+        """A plain function gave something to await: run it on this thread, unless others wait for the thread."""
+        if self.inline:
+            if inspect.iscoroutine(result):
+                result.close()
+            raise PermanentSinkError("an inline sink's methods must be plain functions; drop inline = True")
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        self._runner.run(_completed(result))
+
+
+class LoopWorker(SinkWorker):
+    """An async sink, in an event loop on a thread of its own, so that one that blocks its thread blocks no other."""
+
+    def __init__(self, *arguments: Any, runs_itself: bool, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._own_loop = runs_itself
+        self._thread = LoopThread(f"weavegraph-sink-{self.name}")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._asked: asyncio.Event | None = None
+
+    def begin(self) -> None:
+        self._thread.submit(self._live())
+
+    def wake(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended
+                loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        """In the sink's loop: somebody asks something."""
+        if self._tell_cut and self._task is not None:
+            self._task.cancel()
+        if self._asked is not None:
+            self._asked.set()
+        self.stream._unpark()
+
+    async def _live(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        beside: asyncio.Task[None] | None = None
+        if self._own_loop:
+            self._asked = asyncio.Event()
+            self.stream.on_ask = self._asked.set
+            beside = asyncio.ensure_future(self._answer_beside())
+        try:
+            await self._carry_out(self.life())
+        finally:
+            if beside is not None:
+                beside.cancel()
+            self._thread.stop(0.0)
+
+    async def _carry_out(self, life: Life, *, beside: bool = False) -> None:
+        outcome: Exception | None = None
+        while True:
+            try:
+                step = life.send(outcome)
+            except StopIteration:
+                return
+            outcome = await self._step(step, beside)
+
+    async def _step(self, step: Step, beside: bool) -> Exception | None:
+        try:
+            if not beside and self._take_cut():
+                return Cut()
+            if isinstance(step, Call):
+                await self._call(step)
+                if time.monotonic() - self.stream._turn_at > YIELD_AFTER:
+                    await self.stream._yield()  # let those who ask be heard (contract R7)
+            elif step < math.inf:
+                await asyncio.sleep(step)
+            elif not self._wanted():
+                await self.stream._park(None)
+            return None
+        except GeneratorExit:
+            raise
+        except BaseException as raised:
+            task = asyncio.current_task()
+            if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():
+                if beside:
+                    raise
+                while task.uncancel():
+                    pass
+                self._take_cut()
+                return Cut()
+            return as_error(raised)
+
+    async def _call(self, step: Call) -> None:
+        self.called_at = time.monotonic()
+        try:
+            result = step.function(*step.arguments)
+            if inspect.isawaitable(result):
+                await result
+        finally:
+            self.called_at = None
+
+    # ── sinks with run(stream) ────────────────────────────────────────────────────────────────────
+
+    def _feed(self) -> Life:
+        if not self._own_loop:
+            yield from super()._feed()
+        failures = 0
+        while True:
+            error = yield from self._do(Call(self.sink.run, (self.stream,)))
+            if isinstance(error, EndOfStream) or (error is None and self.stream.closed):
+                return
+            failures += 1
+            error = error or PermanentSinkError("run(stream) returned before the stream ended")
+            self._failed(error, ())
+            if self.stream.closed or isinstance(error, PermanentSinkError) or failures >= self._retry.tries:
+                self._gave_up = True
+                return
+            yield from self._pause(failures)
+
+    async def _answer_beside(self) -> None:
+        """While the sink runs its own loop, its questions for more are what it has acknowledged."""
+        assert self._asked is not None
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            await self._carry_out(self._answer(self.stream.acknowledged), beside=True)
+
+    def _runs_itself(self) -> bool:
+        return self._own_loop
+
+    def _call_began(self) -> float | None:
+        if not self._own_loop:
+            return self.called_at
+        return None if self.stream._waiting or not self.stream.lag else self.stream.asked_at
+
+
+async def _completed(result: Any) -> Any:
+    return await result
+
+
+def _settle(future: Future[bool], result: bool) -> None:
+    with contextlib.suppress(InvalidStateError):  # whoever waited gave up
+        future.set_result(result)
