@@ -56,10 +56,18 @@ from weavegraph.events import (
     node_message,
     to_json,
 )
-from weavegraph.graph import END, START, GraphBuilder
-from weavegraph.protocols import EventEmitter, EventSink
-from weavegraph.runtime import App, InvocationHandle, NodeContext
+from weavegraph.graph import END, START, GraphBuilder, Retry
+from weavegraph.protocols import Checkpointer, EventEmitter, EventLog, EventSink
+from weavegraph.runtime import (
+    App,
+    AppRunner,
+    CancelToken,
+    InvocationHandle,
+    NodeContext,
+    StepOptions,
+)
 from weavegraph.sinks import ChannelSink, JsonLinesSink, MemorySink, StdOutSink
+from weavegraph.state import Command, Message, NodePartial, Send, StateKey, failure_of
 
 __all__ = [
     "END",
@@ -68,9 +76,13 @@ __all__ = [
     "START",
     "STREAM_END_SCOPE",
     "App",
+    "AppRunner",
     "BackpressureError",
     "BlockingEvents",
+    "CancelToken",
     "ChannelSink",
+    "Checkpointer",
+    "Command",
     "CompileError",
     "DiagnosticEvent",
     "DiagnosticsConfig",
@@ -86,6 +98,7 @@ __all__ = [
     "EventHub",
     "EventHubMetrics",
     "EventInvalidError",
+    "EventLog",
     "EventSink",
     "EventStream",
     "EventTooLargeError",
@@ -98,20 +111,27 @@ __all__ = [
     "LLMStreamingEvent",
     "Lagged",
     "MemorySink",
+    "Message",
     "NodeContext",
     "NodeContextError",
     "NodeEvent",
+    "NodePartial",
+    "Retry",
     "RunCancelledError",
     "RunClosedError",
     "RuntimeConfig",
+    "Send",
     "SinkConfig",
     "SinkGuard",
     "SinkHealth",
+    "StateKey",
     "StdOutSink",
+    "StepOptions",
     "SubscriberHandle",
     "SubscriberOverflowError",
     "WeavegraphError",
     "diagnostic",
+    "failure_of",
     "from_json",
     "llm_chunk",
     "llm_error",

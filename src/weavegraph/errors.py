@@ -4,6 +4,7 @@
 
     WeavegraphError
     ├── NodeContextError            what a node's context may raise
+    │   ├── LLMStreamClosedError    an LLM stream was used after its end, or read twice
     │   └── EmitterError            an event was not accepted
     │       ├── HubClosedError      you emitted after close()
     │       │   └── ForkedHubError  you used the parent's hub in a forked child
@@ -75,6 +76,7 @@ __all__ = [
     "GraphError",
     "HubClosedError",
     "InvalidPositionError",
+    "LLMStreamClosedError",
     "Lagged",
     "LogClosedError",
     "LogCorruptError",
@@ -120,6 +122,16 @@ class NodeContextError(WeavegraphError):
     """Something that a node asked of its context could not be done."""
 
     code = "node_context"
+
+
+class LLMStreamClosedError(NodeContextError):
+    """An LLM stream was written to after its terminal, or read a second time."""
+
+    code = "llm_stream_closed"
+
+    def __init__(self, stream_id: str) -> None:
+        self.stream_id = stream_id
+        super().__init__(f"LLM stream {stream_id!r} has ended or was read already; begin another with ctx.stream_llm")
 
 
 class EmitterError(NodeContextError):
@@ -414,7 +426,10 @@ class NodeOutputError(GraphError):
 
     def __init__(self, node: str, value: object) -> None:
         self.node = node
-        super().__init__(f"node {node!r} returned a {type(value).__name__}; return a mapping of state keys, or None")
+        super().__init__(
+            f"node {node!r} returned a {type(value).__name__}; return a mapping of the state keys that change, "
+            "a Command, a NodePartial, a Send or a list of them, or None"
+        )
 
 
 class StepLimitError(GraphError):
@@ -432,9 +447,9 @@ class RunCancelledError(GraphError):
 
     code = "run_cancelled"
 
-    def __init__(self, run_id: str, reason: str) -> None:
+    def __init__(self, run_id: str | None, reason: str) -> None:
         self.run_id, self.reason = run_id, reason
-        super().__init__(f"run {run_id!r} was cancelled: {reason}")
+        super().__init__(f"{'the run' if run_id is None else f'run {run_id!r}'} was cancelled: {reason}")
 
 
 class NoRunningLoopError(GraphError):

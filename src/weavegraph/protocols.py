@@ -9,8 +9,21 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import msgspec
 
 from weavegraph.events import Event
+from weavegraph.state import Checkpoint
 
-__all__ = ["Clock", "Delivery", "EventEmitter", "EventLog", "EventSink", "LoggedRun", "Node", "Reducer"]
+__all__ = [
+    "CheckpointPage",
+    "Checkpointer",
+    "Clock",
+    "Delivery",
+    "EventEmitter",
+    "EventLog",
+    "EventSink",
+    "LoggedRun",
+    "Node",
+    "Observer",
+    "Reducer",
+]
 
 Delivery: TypeAlias = Literal["at_most_once", "at_least_once", "exactly_once"]
 
@@ -93,6 +106,79 @@ class EventLog(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class CheckpointPage(msgspec.Struct, frozen=True):
+    """Some of a session's checkpoints, newest first; ``next_before`` continues, ``None`` when these were the last."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    next_before: int | None
+
+
+@runtime_checkable
+class Checkpointer(Protocol):
+    """Remembers sessions: every checkpoint of each, numbered 1, 2, 3 …."""
+
+    async def save(self, checkpoint: Checkpoint, /) -> None:
+        """Keep it. Its number must follow the session's latest one.
+
+        Raises:
+            CheckpointConflictError: somebody saved the session meanwhile; nothing was written.
+        """
+        ...
+
+    async def latest(self, session_id: str, /) -> Checkpoint | None: ...
+
+    async def get(self, session_id: str, number: int, /) -> Checkpoint | None: ...
+
+    async def history(
+        self,
+        session_id: str,
+        /,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        min_step: int | None = None,
+        max_step: int | None = None,
+        ran_node: str | None = None,
+        skipped_node: str | None = None,
+        run_id: str | None = None,
+    ) -> CheckpointPage:
+        """The session's checkpoints that fit, newest first; ``before`` a number, for the next page."""
+        ...
+
+    async def sessions(self, *, limit: int = 100, after: str = "") -> Sequence[str]:
+        """Ids of sessions in order, those after ``after``."""
+        ...
+
+    async def delete(self, session_id: str, /) -> int:
+        """Forget a session; returns how many checkpoints went."""
+        ...
+
+    async def trim(self, session_id: str, /, *, keep: int) -> int:
+        """Forget all but the newest ``keep`` (at least 1) checkpoints; returns how many went."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Observer(Protocol):
+    """Hooks of the runtime; every one may be left out. Called where it happens, so be quick; failures are logged.
+
+    To see events, subscribe or add a sink.
+    """
+
+    def on_run_started(self, run_id: str, session_id: str, attempt: int, /) -> None: ...
+
+    def on_run_finished(self, run_id: str, outcome: str, seconds: float, error: BaseException | None, /) -> None: ...
+
+    def on_node_finished(self, run_id: str, node: str, step: int, outcome: str, seconds: float, /) -> None:
+        """``outcome``: ``finished``, ``failed``, ``retried`` or ``skipped``."""
+        ...
+
+    def on_checkpoint_saved(self, session_id: str, number: int, seconds: float, /) -> None: ...
+
+    def on_checkpoint_loaded(self, session_id: str, number: int, /) -> None: ...
 
 
 class Clock(Protocol):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, assert_type
+from typing import Any, Literal, TypedDict, assert_type
+
+import msgspec
 
 from weavegraph import (
     END,
     START,
     App,
+    AppRunner,
     BlockingEvents,
+    CancelToken,
+    Command,
     Event,
     EventBus,
     EventBusConfig,
@@ -25,11 +30,14 @@ from weavegraph import (
     NodeContext,
     RuntimeConfig,
     SinkGuard,
+    StateKey,
+    failure_of,
     from_json,
     llm_chunk,
     node_message,
     to_json,
 )
+from weavegraph.state import Failure
 
 
 class State(TypedDict, total=False):
@@ -71,18 +79,48 @@ async def bus() -> None:
         assert_type((await bus.flush(timeout=1)).complete, bool)
 
 
+class Deps:
+    name = "ada"
+
+
 async def graph() -> None:
     builder = GraphBuilder(State)
+    assert_type(builder, GraphBuilder[State])
+    assert_type(GraphBuilder(), GraphBuilder[dict[str, Any]])
 
     @builder.node
-    async def write(state: State, ctx: NodeContext) -> dict[str, str]:
+    async def write(state: State, ctx: NodeContext[State, Deps]) -> dict[str, str]:
+        assert_type(ctx.deps, Deps)
+        assert_type(ctx.emit("a", "b", c=1), Event | None)
         reply = await ctx.stream_llm(["a"])
         return {"topic": reply.text}
 
+    @builder.node(retry=3, timeout=1.0)
+    def route(state: State) -> Command[Literal["write", "__end__"]]:
+        return Command(goto="write", update={"topic": "x"})
+
     builder.add_edge(START, "write").add_edge("write", END)
     app = builder.compile(RuntimeConfig(event_bus=EventBusConfig(sinks=("stdout:",))))
-    assert_type(app, App)
-    run = app.start({"topic": "tea"})
-    assert_type(run, InvocationHandle)
-    assert_type(await run, dict[str, Any])
-    assert_type(await app.invoke({}), dict[str, Any])
+    assert_type(app, App[State])
+    run = app.start({"topic": "tea"}, deps=Deps(), cancel=CancelToken())
+    assert_type(run, InvocationHandle[State])
+    assert_type(await run, State)
+    assert_type(await app.invoke({}), State)
+    assert_type(app.invoke_sync({}), State)
+    assert_type((await app.invoke_streaming({}))[1], EventStream)
+    assert_type(await AppRunner(app).run_until_complete("s"), State)
+    assert_type(StateKey("a", "b", int).get({}), int | None)
+    assert_type(failure_of(ValueError()), Failure | None)
+    async for event in run:
+        assert_type(event, Event)
+
+
+class Data(msgspec.Struct):
+    topic: str
+
+
+async def struct() -> None:
+    app = GraphBuilder(Data).add_node("a", lambda state: None).add_edge(START, "a").add_edge("a", END).compile()
+    assert_type(await app.invoke(Data("tea")), Data)
+    with app.stream_sync({"topic": "tea"}) as run:
+        assert_type(run.result(), Data)

@@ -38,11 +38,11 @@ class DigestState(TypedDict, total=False):
     report: str
 
 
-def build(config: RuntimeConfig, report_path: Path, pace: float = PACE) -> App:
+def build(config: RuntimeConfig, report_path: Path, pace: float = PACE) -> App[DigestState]:
     builder = GraphBuilder(DigestState, name="digest")
 
     @builder.node
-    async def split(state: DigestState, ctx: NodeContext) -> dict[str, Any]:
+    async def split(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
         sections = _summary.split_sections(state["text"])
         if not sections:
             raise ValueError(f"{state['name']} has no sentences to work on")
@@ -51,7 +51,7 @@ def build(config: RuntimeConfig, report_path: Path, pace: float = PACE) -> App:
             await asyncio.sleep(0)
         return {"sections": sections, "rounds": 0, "keep": sum(len(section.sentences) for section in sections)}
 
-    async def score(state: DigestState, ctx: NodeContext, kind: str, scorer: Any) -> dict[str, Any]:
+    async def score(state: DigestState, ctx: NodeContext[DigestState, None], kind: str, scorer: Any) -> dict[str, Any]:
         scores: dict[int, float] = {}
         for section in state["sections"]:
             for sentence in section.sentences:
@@ -61,20 +61,20 @@ def build(config: RuntimeConfig, report_path: Path, pace: float = PACE) -> App:
         return {"scores": scores}
 
     @builder.node
-    async def keywords(state: DigestState, ctx: NodeContext) -> dict[str, Any]:
+    async def keywords(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
         counts = _summary.keyword_scores(state["sections"])
         return await score(state, ctx, "keywords", lambda sentence: _summary.score_by_keywords(sentence, counts))
 
     @builder.node
-    async def place(state: DigestState, ctx: NodeContext) -> dict[str, Any]:
+    async def place(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
         return await score(state, ctx, "place", _summary.score_by_place)
 
     @builder.node
-    async def figures(state: DigestState, ctx: NodeContext) -> dict[str, Any]:
+    async def figures(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
         return await score(state, ctx, "figures", _summary.score_by_figures)
 
     @builder.node
-    def rank(state: DigestState, ctx: NodeContext) -> dict[str, Any]:
+    def rank(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
         scores = state["scores"]
         sentences = [sentence for section in state["sections"] for sentence in section.sentences]
         best = sorted(sentences, key=lambda sentence: (-scores[sentence.number], sentence.number))[: state["keep"]]
@@ -84,13 +84,13 @@ def build(config: RuntimeConfig, report_path: Path, pace: float = PACE) -> App:
         return {"chosen": chosen, "rounds": state["rounds"] + 1}
 
     @builder.node
-    def shorten(state: DigestState, ctx: NodeContext) -> dict[str, Any]:
+    def shorten(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
         keep = max(1, int(state["keep"] * 0.7))
         ctx.emit("shorten", f"too long: keeping the best {keep}")
         return {"keep": keep}
 
     @builder.node
-    async def write(state: DigestState, ctx: NodeContext) -> dict[str, Any]:
+    async def write(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
         ctx.emit("writer", "an extractive summariser: it quotes sentences of the document and writes none")
         words = " ".join(sentence.text for sentence in state["chosen"]).split(" ")
 
@@ -103,7 +103,7 @@ def build(config: RuntimeConfig, report_path: Path, pace: float = PACE) -> App:
         return {"digest": reply.text}
 
     @builder.node
-    def report(state: DigestState, ctx: NodeContext) -> dict[str, Any]:
+    def report(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
         text = render(state)
         report_path.parent.mkdir(parents=True, exist_ok=True)
         report_path.write_text(text, encoding="utf-8")

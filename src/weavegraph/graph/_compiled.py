@@ -2,37 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal, TypeAlias
 
-from weavegraph.state import StateSchema
+import msgspec
 
-__all__ = ["END", "START", "CompiledGraph", "ConditionalEdge"]
+from weavegraph.bus import RetryPolicy
+from weavegraph.state import StateSchema, Task, label
+
+__all__ = ["END", "START", "CompiledGraph", "ConditionalEdge", "GraphMetadata", "NodePlan", "Retry"]
 
 START: Final = "__start__"
 END: Final = "__end__"
+Mode: TypeAlias = Literal["async", "sync", "graph"]
+
+
+class Retry(RetryPolicy, frozen=True, kw_only=True):
+    """How often a node is tried: ``tries`` in all, with ``base`` seconds of jittered, doubling delay up to ``cap``.
+
+    Only exceptions of the classes ``on`` are retried; those that say that the graph itself is wrong never are.
+    """
+
+    tries: int = 3
+    on: tuple[type[BaseException], ...] = (Exception,)
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionalEdge:
-    """After ``source``, ``router(state)`` names where to go; ``to`` are the only names it may give, if given."""
+    """After ``source``, ``router(state)`` answers where to go.
+
+    ``to`` are the only nodes it may name, if known; ``names`` turns its answers into nodes.
+    """
 
     source: str
     router: Callable[[Any], Any]
     to: tuple[str, ...] | None
+    names: dict[Any, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class NodePlan:
+    """A node and all that running it needs, looked up once at ``compile``."""
+
+    name: str
+    call: Callable[..., Any]
+    mode: Mode
+    takes_context: bool
+    retry: Retry | None = None
+    timeout: float | None = None
+    goto: tuple[str, ...] | None = ()
+    """Where its commands may go: named nodes, none, or anywhere (``None``)."""
+    index: int = 0
+    """Its place in the order of registration, in which updates are merged."""
+    edges: tuple[str, ...] = ()
+    following: tuple[Task, ...] = ()
+    """What its plain edges start, in registration order."""
+    conditional: tuple[ConditionalEdge, ...] = ()
+    graph: CompiledGraph | None = None
+
+
+class GraphMetadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What identifies a graph: the same on every machine, whatever the order in which it was described."""
+
+    name: str
+    version: str
+    fingerprint: str
+    nodes: int
+    edges: int
+    conditional_edges: int
+    reducers: dict[str, str]
+
+
+@dataclass(eq=False)
 class CompiledGraph:
     """Nodes in registration order, which is the order in which their updates are merged."""
 
-    nodes: dict[str, Any]
-    edges: dict[str, tuple[str, ...]]
-    conditional: dict[str, tuple[ConditionalEdge, ...]]
+    nodes: dict[str, NodePlan]
+    start: NodePlan
     schema: StateSchema
     name: str
+    topological: tuple[str, ...] = field(default=(), repr=False)
 
-    def ordered(self, names: set[str]) -> tuple[str, ...]:
-        """``names`` in registration order."""
-        return tuple(name for name in self.nodes if name in names)
+    def edges(self) -> Iterator[tuple[str, str]]:
+        """Every plain edge, START's first."""
+        for plan in (self.start, *self.nodes.values()):
+            for target in plan.edges:
+                yield plan.name, target
+
+    def conditional_edges(self) -> Iterator[ConditionalEdge]:
+        """Every conditional edge, START's first."""
+        for plan in (self.start, *self.nodes.values()):
+            yield from plan.conditional
+
+    def topological_order(self) -> tuple[str, ...]:
+        """START first, END last, each node after those with a plain edge to it; ties in registration order."""
+        return self.topological
+
+    def metadata(self) -> GraphMetadata:
+        return GraphMetadata(
+            name=self.name,
+            version=_version(),
+            fingerprint=self.fingerprint,
+            nodes=len(self.nodes),
+            edges=sum(1 for _ in self.edges()),
+            conditional_edges=sum(1 for _ in self.conditional_edges()),
+            reducers={key: label(reducer) for key, reducer in self.schema.reducers.items()},
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of nodes, edges, conditional edges, and the state's keys with their reducers."""
+        parts = [f"node {name}" for name in self.nodes]
+        parts += [f"edge {source} {target}" for source, target in self.edges()]
+        parts += [f"conditional {edge.source} {edge.to} {label(edge.router)}" for edge in self.conditional_edges()]
+        parts += [f"key {key} {label(reducer)}" for key, reducer in self.schema.reducers.items()]
+        parts += [f"graph {plan.name} {plan.graph.fingerprint}" for plan in self.nodes.values() if plan.graph]
+        return hashlib.blake2b("\n".join(sorted(parts)).encode(), digest_size=16).hexdigest()
+
+    def to_mermaid(self) -> str:
+        """The graph as a Mermaid flowchart; conditional edges are dashed."""
+        from weavegraph.graph._drawing import mermaid
+
+        return mermaid(self)
+
+    def to_dot(self) -> str:
+        """The graph in the DOT language of Graphviz; conditional edges are dashed."""
+        from weavegraph.graph._drawing import dot
+
+        return dot(self)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("weavegraph")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0"

@@ -2,80 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from weavegraph.graph._compiled import END, START, CompiledGraph
+from weavegraph.graph._compiled import END, START, CompiledGraph, NodePlan
 
-__all__ = ["faults"]
+__all__ = ["faults", "topological_order"]
 
 
 def faults(graph: CompiledGraph) -> tuple[str, ...]:
     """Every fault of the graph, all at once."""
-    return tuple(fault for rule in (_entry, _unknown, _dead_ends, _unreachable, _endless) for fault in rule(graph))
+    return tuple(fault for rule in (_entry, _unknown, _dead_ends, _unreachable, _no_way_out, _endless) for fault in rule(graph))  # noqa: E501
 
 
 def _entry(graph: CompiledGraph) -> Iterator[str]:
-    if not graph.edges.get(START) and not graph.conditional.get(START):
+    if not graph.start.edges and not graph.start.conditional:
         yield "nothing starts: add_edge(START, …)"
 
 
 def _unknown(graph: CompiledGraph) -> Iterator[str]:
-    known = {*graph.nodes, START, END}
-    for source, targets in graph.edges.items():
-        for name in (source, *targets):
+    known = {*graph.nodes, END}
+    for plan in (graph.start, *graph.nodes.values()):
+        for name in plan.edges:
             if name not in known:
-                yield f"an edge names {name!r}, which is no node: add_node({name!r}, …)"
-    for source, conditional in graph.conditional.items():
-        if source not in known:
-            yield f"a conditional edge starts at {source!r}, which is no node: add_node({source!r}, …)"
-        for edge in conditional:
+                yield f"the edge {plan.name!r} → {name!r} names {name!r}, which is no node: add_node({name!r}, …)"
+        for edge in plan.conditional:
             for name in edge.to or ():
                 if name not in known:
-                    yield f"the conditional edge from {source!r} names {name!r}, which is no node"
+                    yield f"the conditional edge from {plan.name!r} names {name!r}, which is no node"
+        for name in plan.goto or ():
+            if name not in known:
+                yield f"the commands of {plan.name!r} may go to {name!r}, which is no node"
 
 
 def _dead_ends(graph: CompiledGraph) -> Iterator[str]:
-    for name in graph.nodes:
-        if not graph.edges.get(name) and not graph.conditional.get(name):
-            yield f"node {name!r} leads nowhere: add_edge({name!r}, END)"
+    for plan in graph.nodes.values():
+        if not plan.edges and not plan.conditional and plan.goto == ():
+            yield (
+                f"node {plan.name!r} leads nowhere: add_edge({plan.name!r}, END); if it returns commands, "
+                f"say where they go: add_node(…, to=[…])"
+            )
 
 
 def _unreachable(graph: CompiledGraph) -> Iterator[str]:
-    reached = _reachable(graph)
+    reached: set[str] = set()
+    waiting = [START]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            plan = graph.start if name == START else graph.nodes.get(name)
+            if plan is not None:
+                waiting.extend(_targets(plan, graph))
     for name in graph.nodes:
         if name not in reached:
             yield f"node {name!r} is never reached: add an edge to it, or remove it"
 
 
-def _endless(graph: CompiledGraph) -> Iterator[str]:
-    """A cycle of plain edges only: every step of it starts the next one for ever."""
-    state: dict[str, int] = {}
-
-    def visit(name: str, path: tuple[str, ...]) -> tuple[str, ...] | None:
-        state[name] = 1
-        for target in graph.edges.get(name, ()):
-            if state.get(target) == 1:
-                return (*path[path.index(target) :], target) if target in path else (name, target)
-            if target in graph.nodes and target not in state and (found := visit(target, (*path, target))):
-                return found
-        state[name] = 2
-        return None
-
-    for name in graph.nodes:
-        if name not in state and (cycle := visit(name, (name,))):
-            yield f"{' → '.join(cycle)} goes round for ever: make one of these a conditional edge"
-            return
-
-
-def _reachable(graph: CompiledGraph) -> set[str]:
-    reached: set[str] = set()
-    waiting = [START]
+def _no_way_out(graph: CompiledGraph) -> Iterator[str]:
+    sources: dict[str, list[str]] = {}
+    for plan in graph.nodes.values():
+        for target in _targets(plan, graph):
+            sources.setdefault(target, []).append(plan.name)
+    leaving: set[str] = set()
+    waiting = [END]
     while waiting:
         name = waiting.pop()
-        if name in reached:
+        if name not in leaving:
+            leaving.add(name)
+            waiting.extend(sources.get(name, ()))
+    stuck = [plan.name for plan in graph.nodes.values() if plan.name not in leaving and any(_targets(plan, graph))]
+    if stuck:
+        yield f"from {', '.join(map(repr, stuck))} no edge leads to END: add_edge({stuck[-1]!r}, END)"
+
+
+def _endless(graph: CompiledGraph) -> Iterator[str]:
+    """A cycle of plain edges only: every step of it starts the next one for ever."""
+    rest = set(graph.nodes) - set(_sorted(graph))
+    if not rest:
+        return
+    name = next(plan.name for plan in graph.nodes.values() if plan.name in rest and any(t in rest for t in plan.edges))
+    path = [name]
+    while True:  # everything in `rest` that has a successor in it leads into a cycle
+        following = [target for target in graph.nodes[path[-1]].edges if target in rest]
+        if not following:
+            rest.discard(path.pop())
             continue
-        reached.add(name)
-        waiting.extend(graph.edges.get(name, ()))
-        for edge in graph.conditional.get(name, ()):
-            waiting.extend(graph.nodes if edge.to is None else edge.to)
-    return reached
+        if following[0] in path:
+            cycle = [*path[path.index(following[0]) :], following[0]]
+            yield f"{' → '.join(cycle)} goes round for ever: make one of these a conditional edge"
+            return
+        path.append(following[0])
+
+
+def topological_order(graph: CompiledGraph) -> tuple[str, ...]:
+    """START, the nodes, END; nodes of cycles, in registration order, after all others."""
+    done = _sorted(graph, through_commands=True)
+    seen = set(done)
+    return (START, *done, *(name for name in graph.nodes if name not in seen), END)
+
+
+def _sorted(graph: CompiledGraph, *, through_commands: bool = False) -> list[str]:
+    """Kahn's algorithm over plain edges; a node that may return commands does not always follow its edges."""
+
+    def edges(plan: NodePlan) -> Iterable[str]:
+        return plan.edges if through_commands or plan.goto == () else ()
+
+    waits = dict.fromkeys(graph.nodes, 0)
+    for plan in graph.nodes.values():
+        for target in edges(plan):
+            if target in waits:
+                waits[target] += 1
+    done = [name for name, count in waits.items() if not count]
+    for name in done:  # grows while it is read
+        for target in edges(graph.nodes[name]):
+            if target in waits:
+                waits[target] -= 1
+                if not waits[target]:
+                    done.append(target)
+    return done
+
+
+def _targets(plan: NodePlan, graph: CompiledGraph) -> Iterable[str]:
+    everywhere = (*graph.nodes, END) if plan.goto is None or any(edge.to is None for edge in plan.conditional) else ()
+    yield from plan.edges
+    for edge in plan.conditional:
+        yield from edge.to or ()
+    yield from plan.goto or ()
+    yield from everywhere

@@ -3,34 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import secrets
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
-from weavegraph.bus import EventBus, EventStream
+import msgspec
+
+from weavegraph.bus import EventBus, EventStream, LoopThread
 from weavegraph.clock import SystemClock
 from weavegraph.config import RuntimeConfig
-from weavegraph.errors import NoRunningLoopError, RunNotFoundError
-from weavegraph.events import EventFilter, Predicate
-from weavegraph.graph import CompiledGraph
-from weavegraph.protocols import Clock
+from weavegraph.errors import (
+    AppClosedError,
+    NoRunningLoopError,
+    SessionBusyError,
+    SessionError,
+    SessionNotFoundError,
+    TooManyRunsError,
+)
+from weavegraph.events import EventFilter, Predicate, check_id
+from weavegraph.graph import CompiledGraph, GraphMetadata
+from weavegraph.protocols import Checkpointer, CheckpointPage, Clock
+from weavegraph.runtime._cancel import CancelToken
+from weavegraph.runtime._execution import OPEN, Execution
 from weavegraph.runtime._run import InvocationHandle
-from weavegraph.runtime._scheduler import Scheduler
+from weavegraph.state import Checkpoint, Values
 
-__all__ = ["App"]
+__all__ = ["App", "StateSnapshot"]
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
-class App:
-    """Starts runs, any number at once. The bus is made on first use; ``async with app`` drains its sinks at the end."""
+class StateSnapshot(msgspec.Struct, Generic[S], frozen=True):
+    """A session's state at a checkpoint."""
+
+    values: S
+    checkpoint: Checkpoint
+
+    @property
+    def next(self) -> tuple[str, ...]:
+        """Nodes that run next; empty when the run is over."""
+        return tuple(task.node for task in self.checkpoint.frontier)
+
+
+class App(Generic[S]):
+    """Starts runs, any number at once, each watchable alone or all together. Made by ``GraphBuilder.compile``.
+
+    The bus is made on first use and shared by all runs. ``async with app`` (or ``await app.aclose()``) drains its
+    sinks at the end; without it the library drains at interpreter exit, for at most two seconds. Async methods may be
+    called from several loops at once, the ``_sync`` ones from any thread.
+    """
 
     def __init__(self, graph: CompiledGraph, config: RuntimeConfig) -> None:
         self.graph, self.config = graph, config
         self._clock: Clock = config.run_clock or SystemClock()
-        self._new_id = config.ids or (lambda: secrets.token_hex(16))
         self._lock = threading.Lock()
         self._bus: EventBus | None = None
-        self._tasks: set[asyncio.Task[dict[str, Any]]] = set()  # the loop holds tasks weakly; a run outlives its handle
+        self._live: dict[str, Execution] = {}  # by run id
+        self._sessions: dict[str, Execution] = {}  # those that have an open run, by session id
+        self._thread = LoopThread("weavegraph-runs")
+        self._closed = False
+
+    # ── looking ───────────────────────────────────────────────────────────────────────────────────
 
     @property
     def event_bus(self) -> EventBus:
@@ -39,40 +76,272 @@ class App:
             if self._bus is None:
                 self._bus = EventBus.from_config(self.config.event_bus, clock=self._clock)
                 self._bus._warns = False
+                if self.config.ids is not None:
+                    self._bus._hub._epoch = self._new_id("epoch")
             return self._bus
 
+    @property
+    def checkpointer(self) -> Checkpointer | None:
+        """What remembers this app's sessions, if anything does."""
+        checkpointer: Checkpointer | None = self.config.checkpointer
+        return checkpointer
+
+    def metadata(self) -> GraphMetadata:
+        """What identifies the graph; ``app.config.fingerprint`` identifies the configuration."""
+        return self.graph.metadata()
+
+    def to_mermaid(self) -> str:
+        """The graph as a Mermaid flowchart."""
+        return self.graph.to_mermaid()
+
+    def to_dot(self) -> str:
+        """The graph in the DOT language."""
+        return self.graph.to_dot()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Notebooks show the graph: as Mermaid where they can draw it, else as text."""
+        drawing = self.to_mermaid()
+        return {"text/plain": repr(self), "text/markdown": f"```mermaid\n{drawing}```", "text/vnd.mermaid": drawing}
+
+    def __repr__(self) -> str:
+        return f"<App {self.graph.name!r} nodes={len(self.graph.nodes)} live={len(self._live)}>"
+
+    # ── starting ──────────────────────────────────────────────────────────────────────────────────
+
     def start(
-        self, state: Mapping[str, Any], *, run_id: str | None = None, session_id: str | None = None
-    ) -> InvocationHandle:
-        """Start a run in the running loop; returns at once.
+        self,
+        state: S | Mapping[str, Any] | None = None,
+        *,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        deps: Any = None,
+        sinks: Sequence[Any] = (),
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        tags: Iterable[str] = (),
+    ) -> InvocationHandle[S]:
+        """Start a run in the running loop; returns its handle at once.
+
+        Args:
+            state: the input: a mapping of state keys, or an instance of the state's type. In a session that exists it
+                is merged into what the session holds.
+            session_id: the lineage of state to go on with; kept by the configured checkpointer.
+            run_id: its id, 1 to 128 of ``A-Z a-z 0-9 _ . : -``; random when not given.
+            deps: whatever nodes need that is no state: clients, pools, settings; ``ctx.deps``.
+            sinks: of this run only; they are drained when it ends.
+            cancel: a token that stops the run; a child of it is what nodes see.
+            timeout: seconds that the run may take; then it is cancelled with the reason ``deadline``.
+            tags: words for whoever watches, in the run's first event and ``ctx.tags``.
 
         Raises:
-            NoRunningLoopError: there is no loop. StateError: ``state`` has unknown keys.
+            NoRunningLoopError: there is no loop here. StateError: ``state`` has unknown keys, or lacks some.
+            SessionBusyError, TooManyRunsError, RunExistsError, AppClosedError.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise NoRunningLoopError from None
-        given = self.graph.schema.initial(state)
+        loop = _running_loop()
+        graph, known = self.graph, session_id is not None
+        given = graph.schema.as_update(state, "the input")
+        if not known or self.checkpointer is None:
+            graph.schema.initial(given)  # what is wrong with it is told here, before anything started
+        else:
+            graph.schema.check_keys(given, "the input")
+        execution = self._open(
+            session_id, run_id, attempt=1, deps=deps, cancel=cancel, tags=_tags(tags), checkpointer=self.checkpointer
+        )
+
+        async def work() -> None:
+            await execution.begin(given, known=known)
+            await execution.to_the_end()
+
+        self._begin(execution, sinks, given)
+        execution.launch(loop, work(), self.config.timeout if timeout is None else timeout)
+        return InvocationHandle(execution)
+
+    def resume(
+        self,
+        session_id: str,
+        answer: Any = None,
+        *,
+        deps: Any = None,
+        sinks: Sequence[Any] = (),
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        tags: Iterable[str] = (),
+    ) -> InvocationHandle[S]:
+        """Go on with a session's run where it stopped: paused with a question, interrupted, failed, or cut by a crash.
+
+        The run's next attempt re-runs only what had not finished in its open step. ``answer`` goes to the question
+        that it waits for; of several open questions, give a mapping from their ids to answers.
+
+        Raises:
+            SessionNotFoundError: the checkpointer knows no such session. SessionError: its run is over, there is no
+                checkpointer, or the answer does not fit. SessionBusyError: it is running here.
+        """
+        loop = _running_loop()
+        checkpoint = self._latest(session_id)
+        if checkpoint.status == "completed" and not checkpoint.frontier:
+            raise SessionError(f"session {session_id!r} has no run to resume: start one with app.start(…)")
+        answers = _answered(checkpoint, answer)
+        with self._lock:
+            held = self._sessions.get(session_id)
+        if held is not None and held.status != "running":
+            self._leave(held)
+        execution = self._open(
+            session_id,
+            checkpoint.run_id,
+            attempt=checkpoint.attempt + 1,
+            after=checkpoint.run_seq,
+            deps=deps,
+            cancel=cancel,
+            tags=_tags(tags),
+            checkpointer=self.checkpointer,
+        )
+        execution.restore(checkpoint, answers)
+        self._begin(execution, sinks, ())
+        execution.launch(loop, execution.to_the_end(), self.config.timeout if timeout is None else timeout)
+        return InvocationHandle(execution)
+
+    def _open(
+        self,
+        session_id: str | None,
+        run_id: str | None,
+        *,
+        attempt: int,
+        after: int = 0,
+        deps: Any,
+        cancel: CancelToken | None,
+        tags: tuple[str, ...],
+        checkpointer: Checkpointer | None,
+        iterative: bool = False,
+    ) -> Execution:
+        """A run that is known to everybody, and has not begun."""
         bus = self.event_bus
-        lane = bus.open_lane(run_id or self._new_id(), session_id or self._new_id())
-        run = InvocationHandle(lane)
-        scheduler = Scheduler(self.graph, self.config, lane, self._clock)
-        scheduler.announce(given)
-        run._task = loop.create_task(_attempt(bus, run, scheduler, given), name=f"run {lane.run_id}")
-        self._tasks.add(run._task)
-        run._task.add_done_callback(self._tasks.discard)
+        session = check_id("session_id", session_id) if session_id is not None else self._new_id("session")
+        run = check_id("run_id", run_id) if run_id is not None else self._new_id("run")
+        with self._lock:
+            if self._closed:
+                raise AppClosedError
+            if self.config.max_runs is not None and len(self._live) >= self.config.max_runs:
+                raise TooManyRunsError(self.config.max_runs)
+            if session in self._sessions:
+                raise SessionBusyError(session, self._sessions[session].lane.run_id)
+            lane = bus.open_lane(run, session, attempt=attempt, after=after)
+            token = CancelToken() if cancel is None else cancel.child()
+            execution = Execution(
+                self, lane, token, deps=deps, tags=tags, checkpointer=checkpointer, iterative=iterative
+            )
+            self._live[run] = self._sessions[session] = execution
+        return execution
+
+    def _begin(self, execution: Execution, sinks: Sequence[Any], inputs: Any) -> None:
+        try:
+            for sink in sinks:
+                execution.guards.append(self.event_bus.add_sink(sink, lane=execution.lane))
+        except BaseException as exc:
+            execution.announce(inputs)
+            execution.finish("failed", exc, None)
+            raise
+        execution.announce(inputs)
+
+    def _ended(self, execution: Execution) -> None:
+        with self._lock:
+            if self._live.get(execution.lane.run_id) is execution:
+                del self._live[execution.lane.run_id]
+            session = execution.lane.session_id
+            # A paused run keeps its session busy; an interrupted one is there to be resumed, or to be left.
+            if execution.status not in OPEN and self._sessions.get(session) is execution:
+                del self._sessions[session]
+
+    def _leave(self, execution: Execution) -> None:
+        """Its session is free for the next attempt."""
+        with self._lock:
+            if self._sessions.get(execution.lane.session_id) is execution:
+                del self._sessions[execution.lane.session_id]
+
+    def _new_id(self, kind: str) -> str:
+        if self.config.ids is None:
+            return secrets.token_hex(16)
+        return check_id(f"{kind} id", self.config.ids(kind))
+
+    # ── the invoke family: all of it is start, watched and waited for in different ways ──────────────
+
+    async def invoke(self, state: S | Mapping[str, Any] | None = None, **options: Any) -> S:
+        """Run to the end and return the final state; takes the options of ``start``.
+
+        *Cancellation*: cancelling this call cancels the run, and waits for it.
+
+        Raises:
+            The failing node's own exception; otherwise as ``start`` and ``run.join``.
+        """
+        async with self.start(state, **options) as run:
+            return await run
+
+    def invoke_sync(self, state: S | Mapping[str, Any] | None = None, **options: Any) -> S:
+        """``invoke`` for scripts and notebooks: runs on a background loop of the app, also where a loop is running.
+
+        Ctrl-C cancels the run and is raised.
+        """
+        with self.stream_sync(state, **options) as run:
+            return run.result()
+
+    async def invoke_streaming(
+        self, state: S | Mapping[str, Any] | None = None, **options: Any
+    ) -> tuple[InvocationHandle[S], EventStream]:
+        """Start a run, and a stream of its events from the first: ``run, events = await app.invoke_streaming(state)``.
+
+        ::
+
+            run, events = await app.invoke_streaming({"topic": "tea"})
+            async for event in events:
+                print(event)
+            state = await run
+
+        Dropping the handle or the stream leaves the run alone; ``run.cancel()`` stops it. For threads: ``stream_sync``.
+        """
+        run = self.start(state, **options)
+        return run, run.events()
+
+    def stream(self, state: S | Mapping[str, Any] | None = None, **options: Any) -> InvocationHandle[S]:
+        """``async with app.stream(state) as run``: a run that does not outlive its block; cancelled if left early."""
+        return self.start(state, **options)
+
+    def stream_sync(self, state: S | Mapping[str, Any] | None = None, **options: Any) -> InvocationHandle[S]:
+        """``with app.stream_sync(state) as run``: the same for plain threads; iterate ``run.blocking()``.
+
+        ::
+
+            with app.stream_sync({"topic": "tea"}) as run:
+                for event in run.blocking():
+                    print(event)
+                state = run.result()
+        """
+        return self._on_thread(functools.partial(self.start, state, **options))
+
+    def resume_sync(self, session_id: str, answer: Any = None, **options: Any) -> InvocationHandle[S]:
+        """``resume`` for plain threads; use it like ``stream_sync``."""
+        return self._on_thread(functools.partial(self.resume, session_id, answer, **options))
+
+    def _on_thread(self, start: Callable[[], InvocationHandle[S]]) -> InvocationHandle[S]:
+        async def begin() -> InvocationHandle[S]:
+            return start()
+
+        run = self._thread.submit(begin()).result()
+        run._on_own_thread = True
         return run
 
-    async def invoke(
-        self, state: Mapping[str, Any], *, run_id: str | None = None, session_id: str | None = None
-    ) -> dict[str, Any]:
-        """Run to the end and return the final state; raises the failing node's own exception.
+    async def invoke_with_channel(
+        self, state: S | Mapping[str, Any] | None = None, **options: Any
+    ) -> tuple[S, EventStream]:
+        """Run to the end; the final state, and a stream that replays the run's events. The blueprint's older style."""
+        run = self.start(state, **options)
+        events = run.events()
+        async with run:
+            return await run, events
 
-        *Cancellation*: cancelling this call cancels the run.
-        """
-        async with self.start(state, run_id=run_id, session_id=session_id) as run:
-            return await run
+    async def invoke_with_sinks(
+        self, state: S | Mapping[str, Any] | None, sinks: Sequence[Any], **options: Any
+    ) -> S:
+        """Run to the end with sinks that get this run's events only; they have taken them all when this returns."""
+        return await self.invoke(state, sinks=sinks, **options)
 
     def event_stream(
         self,
@@ -81,56 +350,229 @@ class App:
         session_id: str | None = None,
         after: int | None = None,
         filter: EventFilter | Predicate | None = None,
+        follow: bool = False,
     ) -> EventStream:
-        """Watch all runs of this app, or one; before, during and after.
+        """Watch all runs of this app, one session, or one run; before, during and after.
+
+        ::
+
+            events = app.event_stream()              # in a coroutine
+            async for event in events: ...
+
+            for event in app.event_stream(run_id="r1").blocking():   # in a thread
+                print(event)
 
         Args:
-            after: a bus position, or with ``run_id`` a ``run_seq``; ``None``: live from now.
-            session_id: only events of that session.
+            run_id: one run; if it has not started, the stream waits for it.
+            after: a bus position, or with ``run_id`` a ``run_seq``; 0 from the first that is held. ``None``: live
+                from now; with ``run_id`` from the run's start.
+            follow: with ``run_id``, go on when the run pauses or is interrupted.
+
+        A stream of everything or of a session ends when the app closes.
 
         Raises:
-            RunNotFoundError: no such run is live or kept.
+            RunNotFoundError: the run is over, and its events are no longer kept.
+            InvalidPositionError: ``after`` is no position here.
         """
+        bus = self.event_bus
         if run_id is not None:
-            lane = self.event_bus.lane(run_id)
-            if lane is None:
-                raise RunNotFoundError(run_id)
-            return lane.subscribe(after=after, filter=filter)
+            return bus.awaited_lane(run_id).subscribe(
+                after=0 if after is None else after, filter=filter, follow=follow
+            )
         if session_id is not None:
             wanted, inner = EventFilter(session_id=session_id), filter
             filter = wanted if inner is None else (lambda event: wanted(event) and inner(event))
-        return self.event_bus.subscribe(after=after, filter=filter)
+            return bus.subscribe(after=after, filter=filter, unbounded=True)
+        return bus.subscribe(after=after, filter=filter)
+
+    # ── sessions ──────────────────────────────────────────────────────────────────────────────────
+
+    async def get_state(self, session_id: str, number: int | None = None) -> StateSnapshot[S]:
+        """A session's state at its latest checkpoint, or at that number; a copy."""
+        checkpointer = self._needs_checkpointer()
+        found = await (
+            checkpointer.latest(session_id) if number is None else checkpointer.get(session_id, number)
+        )
+        if found is None:
+            raise SessionNotFoundError(session_id)
+        values: S = self.graph.schema.output(Values.of(found.values, found.versions))
+        return StateSnapshot(values, found)
+
+    async def history(self, session_id: str, **query: Any) -> CheckpointPage:
+        """A session's checkpoints, newest first; takes the query of ``Checkpointer.history``. Do not change them."""
+        return await self._needs_checkpointer().history(session_id, **query)
+
+    async def update_state(
+        self, session_id: str, update: Mapping[str, Any], *, expected: int | None = None
+    ) -> StateSnapshot[S]:
+        """Merge ``update`` into a session's state, by the reducers, as a checkpoint of its own.
+
+        Args:
+            expected: the number of the checkpoint that the update is based on.
+
+        Raises:
+            CheckpointConflictError: the session is at another number. SessionBusyError: it is running here.
+        """
+        checkpointer = self._needs_checkpointer()
+        with self._lock:
+            held = self._sessions.get(session_id)
+        if held is not None and held.status == "running":
+            raise SessionBusyError(session_id, held.lane.run_id)
+        latest = await checkpointer.latest(session_id)
+        if latest is None:
+            raise SessionNotFoundError(session_id)
+        if expected is not None and expected != latest.number:
+            from weavegraph.errors import CheckpointConflictError
+
+            raise CheckpointConflictError(session_id, expected, latest.number)
+        values, changed = self.graph.schema.merge(
+            Values.of(latest.values, latest.versions), [("update_state", update.items())]
+        )
+        saved = msgspec.structs.replace(
+            latest,
+            number=latest.number + 1,
+            values=values.values,
+            versions=values.versions,
+            created_at=self._clock.now(),
+            ran_nodes=(),
+            skipped_nodes=(),
+            updated_keys=changed,
+            parent=latest.number,
+        )
+        await checkpointer.save(saved)
+        return StateSnapshot(self.graph.schema.output(values), saved)
+
+    async def fork(self, session_id: str, new_session_id: str | None = None, *, number: int | None = None) -> str:
+        """A new session that stands where this one stood at ``number`` (default: the latest); returns its id.
+
+        ``app.resume(new_id)`` goes on from there if steps were left, as a run of its own.
+        """
+        return await self._fork(self._needs_checkpointer(), session_id, new_session_id, number)
+
+    async def _fork(
+        self, checkpointer: Checkpointer, session_id: str, new_session_id: str | None, number: int | None
+    ) -> str:
+        origin = await (checkpointer.latest(session_id) if number is None else checkpointer.get(session_id, number))
+        if origin is None:
+            raise SessionNotFoundError(session_id)
+        new = check_id("session_id", new_session_id) if new_session_id is not None else self._new_id("session")
+        await checkpointer.save(
+            msgspec.structs.replace(
+                origin,
+                session_id=new,
+                number=1,
+                run_id=self._new_id("run"),
+                attempt=0,
+                run_seq=0,
+                status="interrupted" if origin.frontier else "completed",
+                created_at=self._clock.now(),
+                parent=origin.number,
+                forked_from=session_id,
+            )
+        )
+        return new
+
+    async def delete_session(self, session_id: str) -> int:
+        """Forget a session; returns how many checkpoints went. SessionBusyError while it runs here."""
+        with self._lock:
+            held = self._sessions.get(session_id)
+            if held is not None and held.status == "running":
+                raise SessionBusyError(session_id, held.lane.run_id)
+            self._sessions.pop(session_id, None)
+        return await self._needs_checkpointer().delete(session_id)
+
+    def _needs_checkpointer(self) -> Checkpointer:
+        if self.checkpointer is None:
+            raise SessionError("this app remembers no sessions: compile(RuntimeConfig(checkpointer=…))")
+        return self.checkpointer
+
+    def _latest(self, session_id: str) -> Checkpoint:
+        """The session's latest checkpoint, without giving way to the loop."""
+        checkpointer = self._needs_checkpointer()
+        now = getattr(checkpointer, "latest_now", None)
+        if now is not None:
+            found = now(session_id)
+        else:
+            found = self._thread.submit(_coroutine(checkpointer.latest(session_id))).result()
+        if found is None:
+            raise SessionNotFoundError(session_id)
+        return found  # type: ignore[no-any-return]
+
+    # ── ending ────────────────────────────────────────────────────────────────────────────────────
 
     async def aclose(self) -> None:
-        """Cancel live runs, drain the sinks, end the app's streams."""
-        for task in tuple(self._tasks):
-            task.cancel("app_closed")
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        """No new runs; live ones are cancelled with the grace (reason ``app_closed``), then the sinks drained.
+
+        Streams of this app end. Idempotent.
+        """
+        with self._lock:
+            self._closed = True
+            live = tuple(self._live.values())
+        for execution in live:
+            execution.token.cancel("app_closed")
+        for execution in live:
+            if execution.task is not None:
+                await execution.ended.wait()
+            else:  # stepped by hand
+                execution.finish("interrupted", None, "app_closed")
         if self._bus is not None:
             await self._bus.shutdown()
+        self._thread.stop(timeout=1.0)
 
-    async def __aenter__(self) -> App:
+    def close(self) -> None:
+        """``aclose`` for a plain thread."""
+        from weavegraph.errors import BlockingInLoopError
+
+        if asyncio._get_running_loop() is not None:
+            raise BlockingInLoopError
+        asyncio.run(self.aclose())
+
+    async def __aenter__(self) -> App[S]:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
+    def __enter__(self) -> App[S]:
+        return self
 
-async def _attempt(bus: EventBus, run: InvocationHandle, scheduler: Scheduler, given: dict[str, Any]) -> dict[str, Any]:
-    """One attempt: whatever happens, its last event is the terminal one, and its lane closes after it."""
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
     try:
-        state = await scheduler.run(given)
-        run.status = "completed"
-        scheduler.conclude("completed")
-        return state
-    except asyncio.CancelledError as exc:
-        run.status = "cancelled"
-        scheduler.conclude("cancelled", code=str(exc.args[0]) if exc.args else run._reason)
-        raise
-    except BaseException as exc:
-        run.status = "failed"
-        scheduler.conclude("failed", exc, getattr(exc, "code", None))
-        raise
-    finally:
-        bus.end_attempt(run._lane, run.status)
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoRunningLoopError from None
+
+
+def _tags(tags: Iterable[str]) -> tuple[str, ...]:
+    return (tags,) if isinstance(tags, str) else tuple(tags)
+
+
+def _answered(checkpoint: Checkpoint, answer: Any) -> dict[str, tuple[Any, ...]]:
+    """The checkpoint's answers with this one added, by task and in call order."""
+    answers = {key: tuple(given) for key, given in checkpoint.answers.items()}
+    open_ids = [question.id for question in checkpoint.questions]
+    if not open_ids:
+        if answer is not None:
+            raise SessionError(f"session {checkpoint.session_id!r} has asked nothing: resume it without an answer")
+        return answers
+    if isinstance(answer, Mapping) and answer and set(answer) <= set(open_ids):
+        given = dict(answer)
+    elif len(open_ids) == 1:
+        given = {} if answer is None else {open_ids[0]: answer}
+    elif answer is None:
+        given = {}
+    else:
+        raise SessionError(f"several questions are open: give a mapping from their ids to answers: {open_ids}")
+    for question_id, each in given.items():
+        key = question_id.rpartition(":")[0]
+        answers[key] = (*answers.get(key, ()), each)
+    return answers
+
+
+async def _coroutine(awaitable: Coroutine[Any, Any, T] | Any) -> T:
+    result: T = await awaitable if inspect.isawaitable(awaitable) else awaitable
+    return result

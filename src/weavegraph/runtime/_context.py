@@ -1,132 +1,210 @@
-"""What a node is given: where it is, and how it speaks."""
+"""What a node is given: where it is, how it speaks, and whether it should stop."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable
-from typing import Any
+from collections.abc import AsyncIterable, Callable, Iterable
+from datetime import datetime
+from typing import Any, Generic, TypeVar
 
-from weavegraph.bus import HubEmitter, Lane
-from weavegraph.events import LLM_SCOPE, Event, LLMPhase, LLMStreamingEvent, NodeEvent, check_id
-from weavegraph.llm import chunks_of
+from weavegraph.bus import RunEmitter
+from weavegraph.errors import EventInvalidError
+from weavegraph.events import DiagnosticEvent, Event, LLMPhase, NodeEvent, check_id
+from weavegraph.runtime._attempt import Attempt
+from weavegraph.runtime._cancel import CancelToken
+from weavegraph.runtime._llm import LLMRecord, LLMStream
+from weavegraph.state import OpenQuestion
 
-__all__ = ["LLMReply", "LLMStream", "NodeContext"]
+__all__ = ["NodeContext", "NodePaused"]
+
+S = TypeVar("S")
+D = TypeVar("D")
 
 
-class NodeContext:
-    """One node's view of its run. ``emit`` works from any thread and never waits; there is no context variable."""
+class NodePaused(BaseException):
+    """A node waits for an answer. No ``Exception``, so that a node's own ``except`` does not swallow it. Internal."""
 
-    def __init__(self, lane: Lane, node_id: str, step: int) -> None:
-        self._lane = lane
-        self.node_id, self.step = node_id, step
-        self.run_id, self.session_id, self.attempt = lane.run_id, lane.session_id, lane.attempt
-        self.emitter = HubEmitter(lane)
-        self._streams: dict[str, LLMStream] = {}
+    def __init__(self, questions: tuple[OpenQuestion, ...]) -> None:
+        self.questions = questions
+        super().__init__("this node waits for an answer; app.resume(session_id, answer) runs it again")
+
+
+class NodeContext(Generic[S, D]):
+    """One try of one node. ``emit`` works from any thread and never waits; there is no context variable.
+
+    ``NodeContext[State, Deps]`` gives ``deps`` its type. ``path`` names the enclosing sub-graphs, outermost first;
+    ``step`` counts the supersteps of the node's own graph, ``try_no`` its tries, ``attempt`` those of the run.
+    """
+
+    __slots__ = ("_asked", "_attempt", "_index", "_records", "_token", "node_id", "path", "step", "try_no")
+
+    def __init__(
+        self, attempt: Attempt, node_id: str, step: int, path: tuple[str, ...], try_no: int, index: int = 0
+    ) -> None:
+        self._attempt = attempt
+        self.node_id, self.step, self.path, self.try_no = node_id, step, path, try_no
+        self._index = index  # among the tasks of its step
+        self._asked = 0
+        self._records: dict[str, LLMRecord] | None = None
+        self._token: CancelToken | None = None
+
+    # ── where ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def run_id(self) -> str:
+        return self._attempt.lane.run_id
+
+    @property
+    def session_id(self) -> str:
+        return self._attempt.lane.session_id
+
+    @property
+    def attempt(self) -> int:
+        """Of the run; a resume opens the next."""
+        return self._attempt.number
+
+    @property
+    def deps(self) -> D:
+        """What ``app.start(deps=…)`` was given."""
+        deps: D = self._attempt.deps
+        return deps
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What ``app.start(tags=…)`` was given."""
+        return self._attempt.tags
+
+    def now(self) -> datetime:
+        """Aware UTC, by the app's clock."""
+        return self._attempt.clock.now()
+
+    # ── speaking ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def emitter(self) -> RunEmitter:
+        """An ``EventEmitter`` for code that should only emit; the events are given as objects."""
+        return self._attempt.emitter
 
     def emit(self, scope: str, message: str = "", /, **metadata: Any) -> Event | None:
         """Say something: ``ctx.emit("drafting", "started", words=120)``. Returns the stamped event.
+
+        Never waits; ``None`` when a reader with ``overflow="block"`` is full: the event reached nobody.
 
         Raises:
             NodeContextError: the event breaks a rule (``EventInvalidError``, ``EventTooLargeError``), or the run is
                 over (``RunClosedError``).
         """
-        return self.emitter.emit(self._event(scope, message, metadata))
+        return self._attempt.emitter.emit(
+            NodeEvent(scope, message, metadata, node_id=self.node_id, step=self.step, path=self.path)
+        )
 
     async def emit_async(self, scope: str, message: str = "", /, **metadata: Any) -> Event:
-        """As ``emit``, but waits for subscribers with ``overflow="block"``."""
-        return await self.emitter.emit_async(self._event(scope, message, metadata))
+        """As ``emit``, but waits for subscribers with ``overflow="block"``; then ``BackpressureError``."""
+        return await self._attempt.emitter.emit_async(
+            NodeEvent(scope, message, metadata, node_id=self.node_id, step=self.step, path=self.path)
+        )
 
-    def _event(self, scope: str, message: str, metadata: dict[str, Any]) -> NodeEvent:
-        return NodeEvent(scope, message, metadata, node_id=self.node_id, step=self.step)
+    def emit_diagnostic(self, scope: str, message: str = "", /, **metadata: Any) -> Event | None:
+        """As ``emit``, for what is about the system rather than the work."""
+        return self._attempt.emitter.emit(
+            DiagnosticEvent(scope, message, metadata, node_id=self.node_id, step=self.step, path=self.path)
+        )
+
+    # ── models ────────────────────────────────────────────────────────────────────────────────────
 
     def stream_llm(
-        self, source: AsyncIterable[Any] | Iterable[Any], *, stream_id: str | None = None, **metadata: Any
+        self, source: AsyncIterable[Any] | Iterable[Any], /, *, stream_id: str | None = None, **metadata: Any
     ) -> LLMStream:
         """Pass a model's token stream on as LLM events: chunk …, then exactly one of final, error, cancelled.
 
         ``reply = await ctx.stream_llm(tokens)`` gives the whole; ``async for chunk in ctx.stream_llm(tokens)`` each
-        piece. If the node ends before the stream does, the runtime writes the terminal event.
+        piece. If the node ends before the stream does, the runtime writes the terminal event. A sync source is read on
+        a thread, unless it is a list or tuple.
+
+        Args:
+            source: an async or sync iterable of text, or of OpenAI-shaped chunks.
+            stream_id: as in the events; a second use in one run gets ``:2`` appended, and so on.
         """
-        if stream_id is None:
-            stream_id = f"{self.node_id}:{self.step}:{len(self._streams)}"
-        check_id("stream_id", stream_id)
-        if stream_id in self._streams:
-            raise ValueError(f"stream_id={stream_id!r} is used by another stream of this node; give another, or none")
-        stream = self._streams[stream_id] = LLMStream(self, source, stream_id, metadata)
-        return stream
+        return LLMStream(self, source, self._open(stream_id, metadata))
+
+    def emit_llm_chunk(self, chunk: str, /, *, stream_id: str | None = None, **metadata: Any) -> Event | None:
+        """One piece of a model's answer, by hand. The runtime counts the index, and ends what the node leaves open."""
+        return self._record(stream_id).chunk(chunk, metadata)
+
+    def emit_llm_final(self, chunk: str = "", /, *, stream_id: str | None = None, **metadata: Any) -> Event | None:
+        """The last piece of a model's answer, by hand."""
+        return self._record(stream_id).end("final", chunk, metadata)
+
+    def emit_llm_error(self, message: str, /, *, stream_id: str | None = None, **metadata: Any) -> Event | None:
+        """The end of a model's answer by a failure, by hand."""
+        return self._record(stream_id).end("error", message, metadata)
+
+    def _record(self, stream_id: str | None) -> LLMRecord:
+        name = self.node_id if stream_id is None else stream_id
+        found = None if self._records is None else self._records.get(name)
+        return found if found is not None else self._open(name, {})
+
+    def _open(self, stream_id: str | None, metadata: dict[str, Any]) -> LLMRecord:
+        name = self.node_id if stream_id is None else check_id("stream_id", stream_id)
+        attempt = self._attempt
+        if self._records is None:
+            self._records = {}
+        elif name in self._records and not self._records[name].ended and stream_id is not None:
+            problem = f"{name!r} is used by another open stream of this node; give another, or none"
+            raise EventInvalidError("stream_id", problem)
+        used = attempt.llm_streams[name] = attempt.llm_streams.get(name, 0) + 1
+        unique = name if used == 1 else f"{name}:{used}"
+        if attempt.number > 1:  # earlier attempts may have used it
+            unique = f"{unique}:{attempt.number}"
+        record = LLMRecord(self, check_id("stream_id", unique[:128]), metadata)
+        self._records[name if name not in self._records else unique] = record
+        return record
 
     def close_streams(self, phase: LLMPhase, message: str = "") -> None:
         """The node ended: streams that it left open end with it. Called by the runtime."""
-        for stream in self._streams.values():
-            stream._end(phase, message)
+        for record in tuple((self._records or {}).values()):
+            record.close(phase, message)
 
+    def _call_in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._attempt.threads.call(function, *arguments)
 
-class LLMReply:
-    """A whole answer."""
+    # ── asking ────────────────────────────────────────────────────────────────────────────────────
 
-    __slots__ = ("chunks", "stream_id", "text")
+    async def interrupt(self, question: Any = None) -> Any:
+        """Ask somebody outside, and go on with the answer.
 
-    def __init__(self, stream_id: str, chunks: tuple[str, ...]) -> None:
-        self.stream_id, self.chunks = stream_id, chunks
-        self.text = "".join(chunks)
+        The first time, the attempt ends as ``paused`` when the rest of the step has finished. After
+        ``app.resume(session_id, answer)`` this node runs again from its top, and gets the answers here, in the order
+        in which it asks: what comes before a question is done again, so keep it free of side effects.
+        """
+        return self.interrupt_sync(question)
 
+    def interrupt_sync(self, question: Any = None) -> Any:
+        """As ``interrupt``, for a sync node."""
+        place = "/".join((*self.path, self.node_id))
+        key = f"{place}:{self.step}:{self._index}"
+        answers, number = self._attempt.answers.get(key, ()), self._asked
+        self._asked += 1
+        if number < len(answers):
+            return answers[number]
+        raise NodePaused((OpenQuestion(f"{key}:{number}", self.node_id, question, self.path),))
 
-class LLMStream:
-    """A token stream that is passed on: await it for the reply, or iterate its chunks; once."""
+    # ── stopping ──────────────────────────────────────────────────────────────────────────────────
 
-    def __init__(self, context: NodeContext, source: Any, stream_id: str, metadata: dict[str, Any]) -> None:
-        self._context, self._source, self._metadata = context, source, metadata
-        self.stream_id = stream_id
-        self._index = 0
-        self._ended = False
-        self._taken = False
+    @property
+    def cancel_token(self) -> CancelToken:
+        """A child of the run's token: look at it between pieces of work, pass ``.child()`` on to helpers."""
+        if self._token is None:
+            self._token = self._attempt.token.child()
+        return self._token
 
-    def __await__(self) -> Generator[Any, None, LLMReply]:
-        return self._collect().__await__()
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked the run to stop: a node that returns soon is not cut off."""
+        return self._attempt.token.cancelled
 
-    async def _collect(self) -> LLMReply:
-        chunks = [chunk async for chunk in self]
-        return LLMReply(self.stream_id, tuple(chunks))
+    def raise_if_cancelled(self) -> None:
+        """Raise ``RunCancelledError`` if somebody asked to stop; it ends the run as cancelled, not failed."""
+        self._attempt.token.raise_if_cancelled()
 
-    async def __aiter__(self) -> AsyncIterator[str]:
-        if self._taken:
-            raise RuntimeError(f"LLM stream {self.stream_id!r} was read already")
-        self._taken = True
-        try:
-            async for text in chunks_of(self._source):
-                self._emit("chunk", text)
-                yield text
-        except (asyncio.CancelledError, GeneratorExit):
-            self._end("cancelled", "")
-            raise
-        except BaseException as exc:
-            self._end("error", f"{type(exc).__name__}: {exc}")
-            raise
-        self._end("final", "")
-
-    def _end(self, phase: LLMPhase, message: str) -> None:
-        if not self._ended:
-            self._ended = True
-            if self._taken:
-                self._emit(phase, message)
-
-    def _emit(self, phase: LLMPhase, text: str) -> None:
-        context = self._context
-        event = LLMStreamingEvent(
-            LLM_SCOPE,
-            text,
-            {"severity": "error", **self._metadata} if phase == "error" else self._metadata,
-            chunk=text,
-            phase=phase,
-            is_final=phase != "chunk",
-            index=self._index,
-            stream_id=self.stream_id,
-            node_id=context.node_id,
-            step=context.step,
-        )
-        # What ends a stream is never refused by a full reader.
-        if phase == "chunk":
-            context.emitter.emit(event)
-        else:
-            context._lane._accept(event, reserved=True)
-        self._index += 1
+    def __repr__(self) -> str:
+        return f"<NodeContext {'/'.join((*self.path, self.node_id))!r} step={self.step} run={self.run_id!r}>"

@@ -1,42 +1,79 @@
-"""The handle of one run: its stream, its end, its cancellation."""
+"""The handle of one run: its streams, its end, its cancellation. From any thread and any loop."""
 
 from __future__ import annotations
 
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Generator
-from typing import Any, Literal, TypeAlias
+from typing import Any, Generic, TypeVar, cast
 
-from weavegraph.bus import BlockingEvents, EventStream, Lane, OnLag, Overflow
-from weavegraph.errors import RunCancelledError
-from weavegraph.events import EventFilter, Predicate
+from weavegraph.bus import BlockingEvents, EventStream, OnLag, Overflow
+from weavegraph.errors import BlockingInLoopError, RunCancelledError
+from weavegraph.events import Event, EventFilter, Predicate
+from weavegraph.runtime._execution import Execution, RunStatus
+from weavegraph.state import ErrorRecord, OpenQuestion
 
-__all__ = ["InvocationHandle", "RunStatus"]
+__all__ = ["InvocationHandle"]
 
-RunStatus: TypeAlias = Literal["running", "completed", "failed", "cancelled"]
+S = TypeVar("S")
 
 
-class InvocationHandle:
-    """One run, made by ``app.start``. Dropping it changes nothing for the run; leaving ``async with`` cancels it.
+class InvocationHandle(Generic[S]):
+    """One attempt of one run, made by ``app.start``, ``stream``, ``stream_sync`` or ``resume``.
 
-    ``await run`` gives the final state or raises the failing node's own exception; ``async for event in run`` gives
-    the run's events from its first to its last.
+    ``await run`` gives the final state, ``async for event in run`` every event of the run from its first to its last.
+
+    *Dropping the handle* changes nothing: the run goes on (``ResourceWarning`` if nobody asked for its result).
+    *Dropping a stream* changes nothing either. *Leaving* ``async with run`` unfinished cancels the run and waits
+    for it. *Cancelling* ``await run`` cancels that wait, not the run.
     """
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
-        self._task: asyncio.Task[dict[str, Any]] | None = None
-        self._reason = "cancelled"
+    def __init__(self, execution: Execution, *, on_own_thread: bool = False) -> None:
+        self._execution = execution
+        self._on_own_thread = on_own_thread  # the run's loop is no user's: blocking on it is safe from any thread
         self._asked = False
-        self.status: RunStatus = "running"
+
+    # ── looking ───────────────────────────────────────────────────────────────────────────────────
 
     @property
     def run_id(self) -> str:
-        return self._lane.run_id
+        return self._execution.lane.run_id
 
     @property
     def session_id(self) -> str:
-        return self._lane.session_id
+        return self._execution.lane.session_id
+
+    @property
+    def attempt(self) -> int:
+        """1, or more after resumes."""
+        return self._execution.attempt.number
+
+    @property
+    def status(self) -> RunStatus:
+        """``running``, or how the attempt ended: ``completed``, ``failed``, ``cancelled``, ``paused``,
+        ``interrupted``."""
+        return self._execution.status
+
+    @property
+    def state(self) -> S | None:
+        """The state after the last finished step, as a copy; ``None`` before the first is known."""
+        return cast("S | None", self._execution.output())
+
+    @property
+    def errors(self) -> tuple[ErrorRecord, ...]:
+        """What failed in this run, retried tries left out."""
+        return self._execution.errors
+
+    @property
+    def questions(self) -> tuple[OpenQuestion, ...]:
+        """What a paused run waits for; answer with ``app.resume(session_id, answer)``."""
+        return self._execution.questions
+
+    def is_finished(self) -> bool:
+        """Whether the attempt's terminal event is written."""
+        return self._execution.status != "running"
+
+    # ── watching ──────────────────────────────────────────────────────────────────────────────────
 
     def events(
         self,
@@ -47,68 +84,93 @@ class InvocationHandle:
         overflow: Overflow = "drop_oldest",
         on_lag: OnLag = "notice",
         name: str | None = None,
+        follow: bool = False,
     ) -> EventStream:
-        """A stream of this run's events; any number, at any time. ``after`` is a ``run_seq``; 0: from the start.
+        """A stream of this run's events; any number, at any time, also after its end.
 
-        Costs nothing for other runs' events, and loses events only to the run's own byte bound or ``capacity``.
+        It costs nothing for other runs' events, and loses events only to the run's own byte bound or ``capacity``.
+
+        Args:
+            after: a ``run_seq``; 0 from the start, ``None`` live from now.
+            follow: go on when the run pauses or is interrupted, through its next attempts.
         """
-        return self._lane.subscribe(
-            after=after, filter=filter, capacity=capacity, overflow=overflow, on_lag=on_lag, name=name
+        return self._execution.lane.subscribe(
+            after=after, filter=filter, capacity=capacity, overflow=overflow, on_lag=on_lag, name=name, follow=follow
         )
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        async with self.events() as stream:
-            async for event in stream:
-                yield event
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self.events().__aiter__()
 
-    def blocking(self) -> BlockingEvents:
-        """The run's events for a plain thread."""
-        return self.events().blocking()
+    def blocking(self, **options: Any) -> BlockingEvents:
+        """The run's events for a plain thread; takes the options of ``events``."""
+        view = self.events(**options).blocking()
+        view.anywhere = self._on_own_thread
+        return view
 
-    async def join(self) -> dict[str, Any]:
-        """The final state. Cancelling this wait leaves the run alone.
+    # ── its end ───────────────────────────────────────────────────────────────────────────────────
+
+    async def join(self) -> S:
+        """The final state; of a paused or interrupted run its state so far, see ``status``. Same as ``await run``.
 
         Raises:
-            RunCancelledError: the run was cancelled. Otherwise the failing node's own exception.
+            RunCancelledError: the run was cancelled. Otherwise the first failing node's own exception;
+                ``weavegraph.failure_of`` tells where it came from.
         """
-        assert self._task is not None
         self._asked = True
-        await asyncio.wait([self._task])
-        if self._task.cancelled() or self.status == "cancelled":
-            raise RunCancelledError(self.run_id, self._reason)
-        return self._task.result()
+        await self._execution.ended.wait()
+        return self._result()
 
-    def __await__(self) -> Generator[Any, None, dict[str, Any]]:
+    def __await__(self) -> Generator[Any, None, S]:
         return self.join().__await__()
 
+    def result(self, timeout: float | None = None) -> S:
+        """As ``join``, for a plain thread; ``TimeoutError`` after ``timeout`` seconds. Ctrl-C interrupts the wait."""
+        if not self._on_own_thread and asyncio._get_running_loop() is not None:
+            raise BlockingInLoopError
+        self._asked = True
+        if not self._execution.ended.wait_blocking(timeout):
+            raise TimeoutError(f"run {self.run_id!r} did not end within {timeout} s; it goes on")
+        return self._result()
+
+    def _result(self) -> S:
+        execution = self._execution
+        if execution.error is not None:
+            raise execution.error
+        return cast(S, execution.output())
+
+    # ── stopping ──────────────────────────────────────────────────────────────────────────────────
+
     def cancel(self, reason: str = "cancelled") -> None:
-        """End the run; its events stay. From the loop's thread."""
-        if self._task is not None and not self._task.done():
-            self._reason = reason
-            self._task.cancel(reason)
+        """Ask the run to stop: its nodes see it, are given ``cancel_grace`` seconds, and are then cancelled.
 
-    def abort(self) -> None:
-        """End the run at once."""
-        self.cancel("aborted")
+        Its events stay; its outcome is ``cancelled``. From any thread; also before its first step.
+        """
+        self._execution.token.cancel(reason)
 
-    def is_finished(self) -> bool:
-        """Whether the terminal event is written."""
-        return self.status != "running"
+    def abort(self, reason: str = "aborted") -> None:
+        """Cancel the run's nodes at once, without a grace. From any thread."""
+        self._execution.abort(reason)
 
-    async def __aenter__(self) -> InvocationHandle:
+    async def __aenter__(self) -> InvocationHandle[S]:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._asked = True
         if not self.is_finished():
             self.cancel("left")
-        if self._task is not None:
-            self._asked = True
-            await asyncio.wait([self._task])
-            if not self._task.cancelled():
-                self._task.exception()  # it was told by the stream, or nobody wanted it
+        await self._execution.ended.wait()
+
+    def __enter__(self) -> InvocationHandle[S]:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._asked = True
+        if not self.is_finished():
+            self.cancel("left")
+        self._execution.ended.wait_blocking()
 
     def __del__(self) -> None:
-        if not self._asked and self._task is not None:
+        if not getattr(self, "_asked", True) and not isinstance(self._execution.error, RunCancelledError):
             warnings.warn(f"the result of run {self.run_id!r} was never asked for", ResourceWarning, stacklevel=2)
 
     def __repr__(self) -> str:

@@ -3,34 +3,113 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from weavegraph.errors import GraphError, NodeOutputError
-from weavegraph.graph import END, CompiledGraph, ConditionalEdge
+from weavegraph.graph import END, CompiledGraph, ConditionalEdge, NodePlan
+from weavegraph.state import Command, Goto, NodePartial, Send, Task, Writes
 
-__all__ = ["frontier", "targets_of", "update_of"]
-
-
-def update_of(node: str, output: Any) -> Mapping[str, Any]:
-    """A node's output as an update."""
-    if output is None:
-        return {}
-    if not isinstance(output, Mapping):
-        raise NodeOutputError(node, output)
-    return output
+__all__ = ["NOTHING", "Output", "frontier_of", "output_of", "targets_of"]
 
 
-def targets_of(graph: CompiledGraph, edge: ConditionalEdge, answer: Any) -> tuple[str, ...]:
-    """What a router's answer means: names of nodes or END, checked."""
-    names: Iterable[Any] = (answer,) if isinstance(answer, str) else () if answer is None else answer
-    targets = tuple(names)
-    allowed = (*graph.nodes, END) if edge.to is None else edge.to
-    for name in targets:
-        if name not in allowed:
-            raise GraphError(f"the router after {edge.source!r} answered {name!r}; it may answer: {', '.join(allowed)}")
-    return targets
+class Output(NamedTuple):
+    """What a node's return value means."""
+
+    writes: Iterable[tuple[str, Any]]
+    goto: tuple[Goto, ...] | None = None
+    """Instead of its edges; ``None``: along its edges."""
+    added: tuple[Goto, ...] = ()
+    """In addition to its edges."""
 
 
-def frontier(graph: CompiledGraph, targets: Iterable[str]) -> tuple[str, ...]:
-    """The nodes of the next step, each once, in registration order."""
-    return graph.ordered(set(targets) - {END})
+NOTHING = Output(())
+
+
+def output_of(graph: CompiledGraph, plan: NodePlan, value: Any) -> Output:
+    """A node's return value as writes and routes.
+
+    Raises:
+        NodeOutputError: it is nothing that a node may return. GraphError: it goes where it may not.
+    """
+    if value is None:
+        return NOTHING
+    if isinstance(value, Mapping):
+        return Output(value.items())
+    if isinstance(value, Command):
+        writes = graph.schema.as_update(value.update, f"the update of node {plan.name!r}").items()
+        if value.goto is None:
+            return Output(writes)
+        targets = value.goto if isinstance(value.goto, (tuple, list)) else (value.goto,)
+        return Output(writes, _checked(graph, plan, targets))
+    if isinstance(value, NodePartial):
+        command = value.frontier
+        if command is None:
+            return Output(value.update.items())
+        targets = _checked(graph, plan, command.targets)
+        if command.kind == "append":
+            return Output(value.update.items(), None, targets)
+        return Output(value.update.items(), targets)
+    if isinstance(value, Writes):
+        return Output(value.pairs)
+    if isinstance(value, Send):
+        return Output((), _checked(graph, plan, (value,)))
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, Send) for item in value):
+        return Output((), _checked(graph, plan, value))
+    raise NodeOutputError(plan.name, value)
+
+
+def _checked(graph: CompiledGraph, plan: NodePlan, targets: Iterable[Any]) -> tuple[Goto, ...]:
+    found = tuple(targets)
+    for target in found:
+        name = target.node if isinstance(target, Send) else target
+        if name not in graph.nodes and name != END:
+            known = ", ".join((*graph.nodes, END))
+            raise GraphError(f"node {plan.name!r} wants to go to {name!r}, which is no node; there are: {known}")
+        if plan.goto and name not in plan.goto and name not in plan.edges:
+            raise GraphError(f"node {plan.name!r} went to {name!r}, but said it goes to: {', '.join(plan.goto)}")
+    return found
+
+
+def targets_of(graph: CompiledGraph, edge: ConditionalEdge, answer: Any) -> tuple[Goto, ...]:
+    """What a router's answer means: nodes, END or sends, checked.
+
+    Raises:
+        GraphError: it names what it may not; the text lists what it may.
+    """
+    if answer is None:
+        return ()
+    names = edge.names
+    single = isinstance(answer, (str, Send)) or not isinstance(answer, Iterable)
+    single = single or (names is not None and _hashable(answer) and answer in names)
+    found: list[Goto] = []
+    for item in (answer,) if single else answer:
+        if names is not None and _hashable(item) and item in names:
+            item = names[item]
+        name = item.node if isinstance(item, Send) else item
+        allowed = (*graph.nodes, END) if edge.to is None else edge.to
+        if name not in allowed and not (isinstance(item, Send) and name in graph.nodes and edge.to is None):
+            may = ", ".join(map(str, names or allowed))
+            raise GraphError(f"the router after {edge.source!r} answered {item!r}; it may answer: {may}")
+        found.append(item)
+    return tuple(found)
+
+
+def frontier_of(graph: CompiledGraph, targets: Iterable[Goto]) -> tuple[Task, ...]:
+    """The tasks of the next step: each node once, each send by itself, in registration order."""
+    tasks: dict[Any, Task] = {}
+    for target in targets:
+        if isinstance(target, Send):
+            if target.node != END:
+                tasks[len(tasks), "send"] = Task(target.node, True, target.payload)
+        elif target != END and target not in tasks:
+            tasks[target] = Task(target)
+    nodes = graph.nodes
+    return tuple(sorted(tasks.values(), key=lambda task: nodes[task.node].index))  # stable: sends keep their order
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

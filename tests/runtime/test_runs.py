@@ -1,4 +1,4 @@
-"""The slice of the runtime that the demo needs: a graph runs, and each run is watched alone."""
+"""A graph runs, and each run is watched alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 
-from tests.support import clause
+from tests.support import clause, settle
 from weavegraph import (
     END,
     START,
@@ -17,6 +17,7 @@ from weavegraph import (
     App,
     CompileError,
     Event,
+    EventBusConfig,
     EventFilter,
     GraphBuilder,
     LLMStreamingEvent,
@@ -31,6 +32,7 @@ from weavegraph.errors import (
     GraphError,
     NodeOutputError,
     NoRunningLoopError,
+    RunExistsError,
     RunNotFoundError,
     StateError,
     StepLimitError,
@@ -100,13 +102,13 @@ async def test_a_runs_positions_are_contiguous_and_its_last_event_is_the_termina
     assert seen[-1].scope == STREAM_END_SCOPE
     assert seen[-1].metadata["outcome"] == "completed"
     with pytest.raises(RunClosedError):
-        run._lane.emitter().emit(node_message("too", "late"))
+        run._execution.lane.emitter().emit(node_message("too", "late"))
 
 
 async def test_many_runs_at_once_are_watched_alone_and_together() -> None:
     async with loop_graph().compile() as app:
         everything = app.event_stream()
-        runs = [app.start({"topic": str(n)}, run_id=f"run-{n}", session_id="s") for n in range(20)]
+        runs = [app.start({"topic": str(n)}, run_id=f"run-{n}", session_id=f"s{n % 20}") for n in range(20)]
         alone = [[event async for event in run.events()] for run in runs]
         for run in runs:
             await run
@@ -130,8 +132,34 @@ async def test_a_stream_of_one_run_before_during_and_after() -> None:
         assert [event.message async for event in only_llm] == ["once ", "more", ""] * 2
         assert list(await by_session.recv_many()) == events
         by_session.close()
-        with pytest.raises(RunNotFoundError):
-            app.event_stream(run_id="nobody")
+
+
+@clause("O4", "R8")
+async def test_a_stream_of_a_run_that_has_not_started_waits_for_it() -> None:
+    async with loop_graph().compile() as app:
+        early = app.event_stream(run_id="r")
+        assert early.try_recv() is None
+        waiting = asyncio.create_task(early.recv())
+        await settle()
+        run = app.start({"topic": "tea"}, run_id="r")
+        assert (await waiting).scope == "weavegraph.run.started"
+        rest = [event.run_seq async for event in early]
+        assert rest == [*range(2, run.events().stats().head + 1)]
+        await run
+
+
+@clause("K3")
+async def test_a_forgotten_run_is_unknown_and_its_id_stays_taken() -> None:
+    config = RuntimeConfig(event_bus=EventBusConfig(keep_runs=1))
+    async with single(lambda state: None, config) as app:
+        for run_id in ("one", "two"):
+            await app.invoke({}, run_id=run_id)
+        assert len([event async for event in app.event_stream(run_id="two")]) > 0
+        with pytest.raises(RunNotFoundError, match="'one'"):
+            app.event_stream(run_id="one")
+        for run_id in ("one", "two"):
+            with pytest.raises(RunExistsError, match="give each run another"):
+                app.start({}, run_id=run_id)
 
 
 async def llm_events(node: Any) -> list[tuple[int, str, str]]:
@@ -150,6 +178,7 @@ class nothing:
     def __exit__(self, *exc: object) -> None: ...
 
 
+@clause("O5", "9.llm")
 async def test_every_llm_stream_ends_exactly_once_however_its_node_ends() -> None:
     async def breaks() -> AsyncIterator[str]:
         yield "a"
@@ -189,7 +218,7 @@ async def test_a_failing_node_fails_the_run_with_its_own_exception() -> None:
         run = app.start({}, run_id="r")
         with pytest.raises(ZeroDivisionError, match="by hand") as caught:
             await run
-        assert caught.value.__notes__ == ["in node 'node', step 1 of run 'r'"]
+        assert caught.value.__notes__ == ["in node 'node', step 1, attempt 1 of run 'r'"]
         last = [event async for event in run.events()][-1]
     assert (last.metadata["outcome"], last.metadata["error"]) == ("failed", "ZeroDivisionError: by hand")
     assert run.status == "failed"
@@ -202,7 +231,7 @@ async def test_cancelling_a_run_ends_its_stream_with_its_terminal_event() -> Non
         started.set()
         await asyncio.Event().wait()
 
-    async with single(node) as app:
+    async with single(node, RuntimeConfig(cancel_grace=0.01)) as app:
         run = app.start({})
         await started.wait()
         run.cancel("enough")
@@ -280,7 +309,7 @@ async def test_two_writers_of_a_key_without_a_reducer_are_a_conflict() -> None:
         builder.add_edge(START, name)
         builder.add_edge(name, END)
     async with builder.compile() as app:
-        with pytest.raises(StateError, match=r"'a' and 'b' both wrote 'topic'"):
+        with pytest.raises(StateError, match=r"node 'a' and node 'b' both wrote 'topic'"):
             await app.invoke({})
 
 

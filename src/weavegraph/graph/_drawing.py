@@ -1,0 +1,55 @@
+"""A graph as text that others draw: Mermaid and DOT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from weavegraph.graph._compiled import END, START, CompiledGraph
+
+__all__ = ["dot", "mermaid"]
+
+
+def mermaid(graph: CompiledGraph) -> str:
+    ids = {START: "start", END: "stop"} | {name: f"n{number}" for number, name in enumerate(graph.nodes)}
+    lines = ["flowchart TD", '    start(["start"])']
+    for name, plan in graph.nodes.items():
+        text = _escape(name, {'"': "#quot;", "<": "#lt;", ">": "#gt;"})
+        lines.append(f'    {ids[name]}[["{text}"]]' if plan.graph is not None else f'    {ids[name]}["{text}"]')
+    lines.append('    stop(["end"])')
+    for source, target, text, dashed in _arrows(graph):
+        middle = f'|"{_escape(text, {chr(34): "#quot;"})}"|' if text else ""
+        lines.append(f"    {ids[source]} {'-.->' if dashed else '-->'}{middle} {ids[target]}")
+    return "\n".join(lines) + "\n"
+
+
+def dot(graph: CompiledGraph) -> str:
+    def quoted(name: str) -> str:
+        return '"' + _escape(name, {"\\": "\\\\", '"': '\\"', "\n": "\\n"}) + '"'
+
+    lines = [f"digraph {quoted(graph.name)} {{", "    rankdir=TB;"]
+    lines.append(f'    {quoted(START)} [label="start", shape=oval];')
+    for name, plan in graph.nodes.items():
+        lines.append(f"    {quoted(name)} [shape={'box3d' if plan.graph is not None else 'box'}];")
+    lines.append(f'    {quoted(END)} [label="end", shape=oval];')
+    for source, target, text, dashed in _arrows(graph):
+        options = [*(["style=dashed"] if dashed else []), *([f"label={quoted(text)}"] if text else [])]
+        lines.append(f"    {quoted(source)} -> {quoted(target)}{' [' + ', '.join(options) + ']' if options else ''};")
+    return "\n".join(lines) + "\n}\n"
+
+
+def _arrows(graph: CompiledGraph) -> Iterator[tuple[str, str, str, bool]]:
+    """Source, target, label, dashed; a router or command that may go anywhere points at every node and END."""
+    everywhere = (*graph.nodes, END)
+    for plan in (graph.start, *graph.nodes.values()):
+        for target in plan.edges:
+            yield plan.name, target, "", False
+        for edge in plan.conditional:
+            answers = {} if edge.names is None else {node: str(answer) for answer, node in edge.names.items()}
+            for target in everywhere if edge.to is None else edge.to:
+                yield plan.name, target, answers.get(target, ""), True
+        for target in everywhere if plan.goto is None else plan.goto:
+            yield plan.name, target, "", True
+
+
+def _escape(text: str, table: dict[str, str]) -> str:
+    return "".join(table.get(char, char) for char in text)

@@ -1,0 +1,136 @@
+"""What a node is, read from what the user gave: how to call it, and where its commands may go."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+from weavegraph.errors import GraphError
+from weavegraph.graph._compiled import CompiledGraph, NodePlan, Retry
+from weavegraph.state import Command, NodePartial, Send
+
+__all__ = ["answers_of", "plan_of"]
+
+_ROUTING = frozenset({"Command", "Send", "NodePartial", "FrontierCommand"})
+
+
+def plan_of(
+    name: str, node: Any, *, retry: Retry | int | None, timeout: float | None, goto: tuple[str, ...] | None
+) -> NodePlan:
+    """The plan of ``node``: a function, an object with ``run``, or a compiled app.
+
+    Raises:
+        GraphError: it is none of these, or takes other arguments than ``(state)`` or ``(state, ctx)``.
+    """
+    graph = getattr(node, "graph", None)
+    if isinstance(graph, CompiledGraph):
+        plan = NodePlan(name, node, "graph", True, graph=graph)
+    else:
+        call = _callable(name, node)
+        is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+        plan = NodePlan(name, call, "async" if is_async else "sync", _takes_context(name, call))
+        plan.goto = _gotos(call) if goto is None else goto
+    if type(retry) is int and retry >= 1:
+        retry = Retry(tries=retry)
+    if retry is not None and not isinstance(retry, Retry):
+        raise GraphError(f"node {name!r}: retry={retry!r}: give a number of tries from 1, or Retry(tries=…)")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
+        raise GraphError(f"node {name!r}: timeout={timeout!r}: give seconds, more than 0")
+    plan.retry, plan.timeout = retry, timeout
+    return plan
+
+
+def answers_of(router: Callable[..., Any]) -> tuple[str, ...] | None:
+    """What a router may answer, if its return type says so: ``-> Literal["write", "review"]``."""
+    return _literals(_returns(router))
+
+
+def _callable(name: str, node: Any) -> Callable[..., Any]:
+    if inspect.isclass(node):
+        raise GraphError(f"node {name!r} is the class {node.__name__}; give an instance of it")
+    if callable(node):
+        return node  # type: ignore[no-any-return]
+    run = getattr(node, "run", None)
+    if callable(run):
+        return run  # type: ignore[no-any-return]
+    raise GraphError(f"node {name!r} is a {type(node).__name__}; give a function or an object with run(state, ctx)")
+
+
+def _takes_context(name: str, call: Callable[..., Any]) -> bool:
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):
+        return False  # a built-in without a signature
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in positional if p.default is p.empty]
+    more = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if len(needed) > 2 or (not positional and not more) or keywords:
+        raise GraphError(f"node {name!r} takes {inspect.signature(call)}; it is called with (state) or (state, ctx)")
+    return len(positional) >= 2 or more
+
+
+def _gotos(call: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Nodes that its commands may name: by its return type, else none, or any if its code names a command."""
+    returns = _returns(call)
+    if returns is not None:
+        found: list[str] = []
+        for part in _parts(returns):
+            if (typing.get_origin(part) or part) is Command:
+                literals = _literals(typing.get_args(part)[0]) if typing.get_args(part) else None
+                if literals is None:
+                    return None
+                found += literals
+            elif part in (NodePartial, Send) or _holds_send(part):
+                return None
+        if found:
+            return tuple(dict.fromkeys(found))
+    function = inspect.unwrap(call) if callable(call) else call
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
+    return None if isinstance(code, types.CodeType) and _names_routing(code) else ()
+
+
+def _names_routing(code: types.CodeType) -> bool:
+    if _ROUTING & {*code.co_names, *code.co_freevars}:
+        return True
+    return any(isinstance(constant, types.CodeType) and _names_routing(constant) for constant in code.co_consts)
+
+
+def _returns(call: Callable[..., Any]) -> Any:
+    function = call if inspect.isroutine(call) else getattr(call, "__call__", call)  # noqa: B004
+    try:
+        return typing.get_type_hints(function).get("return")
+    except Exception:  # names that exist for type checkers only
+        return None
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(part for each in typing.get_args(hint) for part in _parts(each))
+    return (hint,)
+
+
+def _holds_send(hint: Any) -> bool:
+    return any(part is Send for argument in typing.get_args(hint) for part in _parts(argument))
+
+
+def _literals(hint: Any) -> tuple[str, ...] | None:
+    """The strings of ``Literal[…]``, also in ``list[Literal[…]]``; ``None`` if ``hint`` says something else."""
+    found: list[str] = []
+    for part in _parts(hint):
+        if typing.get_origin(part) in (list, tuple, set, frozenset):
+            inner = _literals(typing.get_args(part)[0])
+            if inner is None:
+                return None
+            found += inner
+        elif typing.get_origin(part) is Literal and all(isinstance(each, str) for each in typing.get_args(part)):
+            found += typing.get_args(part)
+        elif part is not type(None):
+            return None
+    return tuple(dict.fromkeys(found)) or None

@@ -1,0 +1,200 @@
+"""What all nodes of one attempt of a run share, and the runtime's own events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from weavegraph.bus import Lane, RunEmitter
+from weavegraph.config import RuntimeConfig
+from weavegraph.errors import EventInvalidError, EventTooLargeError
+from weavegraph.events import STREAM_END_SCOPE, DiagnosticEvent, admit, clean_text, freeze_metadata
+from weavegraph.protocols import Clock
+from weavegraph.runtime._cancel import CancelToken
+from weavegraph.runtime._threads import NodeThreads
+from weavegraph.state import OpenQuestion, Task
+
+__all__ = ["Attempt", "describe"]
+
+MAX_NAMES = 1000
+"""Node names that one event lists; a step may have many more tasks."""
+_log = logging.getLogger("weavegraph.runtime")
+
+
+class Attempt:
+    """One attempt of one run: its lane, its token, its limits. Nodes come and go; this is what they have in common."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        config: RuntimeConfig,
+        clock: Clock,
+        token: CancelToken,
+        *,
+        deps: Any = None,
+        tags: tuple[str, ...] = (),
+        observers: Iterable[Any] = (),
+    ) -> None:
+        self.lane, self.config, self.clock, self.token = lane, config, clock, token
+        self.deps, self.tags = deps, tags
+        self.emitter: RunEmitter = lane.run_emitter()
+        self.number = lane.attempt
+        self.limit = asyncio.Semaphore(config.concurrency_limit)
+        self.llm_streams: dict[str, int] = {}
+        """How often each stream id was used in this attempt."""
+        self.answers: dict[str, list[Any]] = {}
+        """Answers to questions of nodes that ran before, by task, in call order."""
+        self.killed = False
+        """The tasks of this attempt are being cancelled by us."""
+        self._observers = tuple(observers)
+        self._complained: set[Any] = set()
+        self._threads: NodeThreads | None = None
+
+    @property
+    def threads(self) -> NodeThreads:
+        if self._threads is None:
+            self._threads = NodeThreads(self.config.concurrency_limit)
+        return self._threads
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.close()
+
+    # ── the runtime's own events (contract section 9) ─────────────────────────────────────────────
+
+    def say(
+        self,
+        scope: str,
+        message: str,
+        metadata: Mapping[str, Any],
+        *,
+        node: str | None = None,
+        step: int | None = None,
+        path: tuple[str, ...] = (),
+    ) -> None:
+        """Write one event. It is never refused: what does not fit is left out, and said to be."""
+        if self.lane.attempt != self.number:
+            return  # a task that outlived its attempt
+        if len(message) > 10_000:
+            message = message[:10_000] + "…"
+        event = DiagnosticEvent(
+            scope, clean_text("message", message), freeze_metadata(metadata), node_id=node, step=step, path=path
+        )
+        try:
+            event, extra = admit(event, reserved=True)  # type: ignore[assignment]
+        except (EventInvalidError, EventTooLargeError):
+            short = freeze_metadata({"left_out": "too large"})
+            event, extra = DiagnosticEvent(scope, "", short, node_id=node, step=step, path=path), 0
+        self.lane._store(event, extra)
+
+    def started(self, graph: str, fingerprint: str, inputs: Iterable[str]) -> None:
+        metadata: dict[str, Any] = {"graph": graph, "fingerprint": fingerprint, "session": self.lane.session_id}
+        metadata["input_keys"] = sorted(inputs)
+        if self.tags:
+            metadata["tags"] = self.tags
+        self.say("weavegraph.run.started", graph, metadata)
+        self.observe("on_run_started", self.lane.run_id, self.lane.session_id, self.number)
+
+    def step_started(self, tasks: tuple[Task, ...], step: int, path: tuple[str, ...]) -> None:
+        names, text = _names(tasks)
+        metadata = {"step": step, "nodes": names}
+        self.say("weavegraph.step.started", f"step {step}: {text}", metadata, step=step, path=path)
+
+    def step_finished(
+        self, tasks: tuple[Task, ...], step: int, path: tuple[str, ...], more: Mapping[str, Any] | None
+    ) -> None:
+        names, _ = _names(tasks)
+        metadata = {"step": step, "nodes": names}
+        if more:
+            try:
+                metadata |= freeze_metadata(more)
+                admit(DiagnosticEvent("weavegraph.step.finished", "", freeze_metadata(metadata)), reserved=True)
+            except (EventInvalidError, EventTooLargeError):
+                # Too large for an event: say where it can be had.
+                metadata = {"step": step, "nodes": names, "checkpoint": {"session": self.lane.session_id, "step": step}}
+        self.say("weavegraph.step.finished", f"step {step}", metadata, step=step, path=path)
+
+    def node(
+        self,
+        what: str,
+        name: str,
+        step: int,
+        path: tuple[str, ...],
+        try_no: int,
+        duration: float | None = None,
+        error: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        """``weavegraph.node.started``, ``finished``, ``failed``, ``retried`` or ``skipped``."""
+        metadata: dict[str, Any] = {"node": name, "step": step, "attempt": self.number, "try": try_no}
+        if duration is not None:
+            metadata["duration"] = duration
+        if error is not None:
+            metadata["error"] = error[:10_000]
+        if code is not None:
+            metadata["code"] = code
+        self.say(f"weavegraph.node.{what}", name if error is None else error, metadata, node=name, step=step, path=path)
+        if what != "started":
+            self.observe("on_node_finished", self.lane.run_id, name, step, what, duration or 0.0)
+
+    def paused(
+        self, name: str, step: int, path: tuple[str, ...], try_no: int, questions: tuple[OpenQuestion, ...]
+    ) -> None:
+        """``weavegraph.node.paused``: the node waits for answers. An enclosing sub-graph does not say it again."""
+        own = [question for question in questions if question.node == name and question.path == path]
+        for question in own:
+            plain = msgspec.to_builtins(question.question, str_keys=True, enc_hook=repr)
+            metadata = {"node": name, "step": step, "attempt": self.number, "try": try_no, "question": plain}
+            metadata["id"] = question.id
+            self.say("weavegraph.node.paused", name, metadata, node=name, step=step, path=path)
+
+    def conclude(self, outcome: str, step: int, error: BaseException | None = None, code: str | None = None) -> None:
+        """The attempt's terminal event, always its last."""
+        metadata: dict[str, Any] = {"outcome": outcome, "step": step}
+        if error is not None:
+            metadata["error"] = describe(error)
+        if code is not None:
+            metadata["code"] = code
+        self.say(STREAM_END_SCOPE, outcome, metadata)
+
+    # ── observers ─────────────────────────────────────────────────────────────────────────────────
+
+    def observe(self, hook: str, *facts: Any) -> None:
+        """Call the hook of every observer that has it. What one raises is logged once and changes nothing."""
+        for observer in self._observers:
+            call = getattr(observer, hook, None)
+            if call is None:
+                continue
+            try:
+                call(*facts)
+            except Exception:
+                if (id(observer), hook) not in self._complained:
+                    self._complained.add((id(observer), hook))
+                    _log.warning("the observer %r raised in %s; the run goes on", observer, hook, exc_info=True)
+
+
+def describe(exc: BaseException) -> str:
+    """An exception in one line, whatever its ``__str__`` does."""
+    try:
+        text = str(exc)
+    except Exception:
+        text = "(its text cannot be had)"
+    return f"{type(exc).__name__}: {text}"[:10_000]
+
+
+def _names(tasks: tuple[Task, ...]) -> tuple[list[str], str]:
+    if len(tasks) == 1:
+        name = tasks[0].node
+        return [name], name
+    names = [task.node for task in tasks[:MAX_NAMES]]
+    counts: dict[str, int] = {}
+    for task in tasks:
+        counts[task.node] = counts.get(task.node, 0) + 1
+    shown = [name if count == 1 else f"{name} ×{count}" for name, count in list(counts.items())[:20]]
+    if len(counts) > 20:
+        shown.append(f"and {len(counts) - 20} more")
+    return names, ", ".join(shown)

@@ -1,0 +1,204 @@
+"""Describing a graph: faults all at once, order, drawings, fingerprint."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from typing import Any, Literal
+
+import pytest
+
+from weavegraph import END, START, CompileError, GraphBuilder, GraphError
+from weavegraph.errors import EventInvalidError
+from weavegraph.state import Command, NodePartial, Send
+
+
+def nothing(state: Any) -> None:
+    return None
+
+
+def chain(*names: str) -> GraphBuilder[dict[str, Any]]:
+    builder = GraphBuilder(name="chain")
+    for name in names:
+        builder.add_node(name, nothing)
+    for source, target in zip((START, *names), (*names, END), strict=True):
+        builder.add_edge(source, target)
+    return builder
+
+
+def faults(builder: GraphBuilder[Any]) -> tuple[str, ...]:
+    with pytest.raises(CompileError) as caught:
+        builder.compile()
+    assert caught.value.faults == builder.validate()
+    return caught.value.faults
+
+
+def test_every_fault_has_its_sentence_with_nodes_and_remedy() -> None:
+    builder = chain("a", "b")
+    builder.add_edge("a", "ghost").add_edge("a", "b").add_edge("stray", "a").add_edge(END, "a").add_edge("a", START)
+    builder.add_node("alone", nothing).add_node("b", nothing)
+    builder.add_conditional_edge("b", lambda state: "a", to=["nowhere"])
+    builder.add_conditional_edge(END, lambda state: "a")
+    assert faults(builder) == (
+        "edge 'a' → 'b' is added twice: remove one",
+        "edge '__end__' → 'a': END has no successor and START no predecessor",
+        "edge 'a' → '__start__': END has no successor and START no predecessor",
+        "node 'b' is added twice: give the second another name",
+        "a conditional edge starts at END, which has no successor",
+        "an edge starts at 'stray', which is no node: add_node('stray', …)",
+        "the edge 'a' → 'ghost' names 'ghost', which is no node: add_node('ghost', …)",
+        "the conditional edge from 'b' names 'nowhere', which is no node",
+        "node 'alone' leads nowhere: add_edge('alone', END); if it returns commands, say where they go: "
+        "add_node(…, to=[…])",
+        "node 'alone' is never reached: add an edge to it, or remove it",
+    )
+
+
+def test_an_empty_graph_a_cycle_and_no_way_out_are_faults() -> None:
+    assert faults(GraphBuilder()) == ("nothing starts: add_edge(START, …)",)
+    builder = chain("a")
+    builder.add_node("x", nothing).add_node("y", nothing).add_edge("a", "x").add_edge("x", "y").add_edge("y", "x")
+    assert faults(builder) == (
+        "from 'x', 'y' no edge leads to END: add_edge('y', END)",
+        "x → y → x goes round for ever: make one of these a conditional edge",
+    )
+
+
+def test_a_conditional_edge_makes_a_loop_legal_and_start_may_have_one() -> None:
+    """Trap: in the original, a graph whose only entry is conditional compiles and cannot start."""
+    builder = GraphBuilder()
+    builder.add_node("a", nothing).add_conditional_edge(START, lambda state: "a", to=["a", END])
+    builder.add_conditional_edge("a", lambda state: END, to=["a", END])
+    builder.compile()
+
+
+@pytest.mark.parametrize("node", [int, 7, None, lambda: 1, lambda a, b, c: 1, lambda a, *, needed: 1])
+def test_what_is_no_node_is_refused_with_the_remedy(node: Any) -> None:
+    with pytest.raises(GraphError, match=r"node 'n' (is|takes)"):
+        GraphBuilder().add_node("n", node)
+
+
+def test_names_retries_timeouts_and_routers_are_checked_at_the_door() -> None:
+    builder = GraphBuilder()
+    for name in (START, END):
+        with pytest.raises(GraphError, match="own"):
+            builder.add_node(name, nothing)
+    with pytest.raises(EventInvalidError, match="no id"):
+        builder.add_node("with space", nothing)
+    for retry in (-1, True, "3", 1.5):
+        with pytest.raises(GraphError, match="retry="):
+            builder.add_node("n", nothing, retry=retry)  # type: ignore[arg-type]
+    for timeout in (0, -1, True, "3", float("nan")):
+        with pytest.raises(GraphError, match="timeout="):
+            builder.add_node("n", nothing, timeout=timeout)  # type: ignore[arg-type]
+    with pytest.raises(GraphError, match="router after 'n' is a int"):
+        builder.add_conditional_edge("n", 7)  # type: ignore[arg-type]
+
+
+def test_where_commands_may_go_is_read_from_the_return_type_or_the_code() -> None:
+    def said(state: Any) -> Command[Literal["b", "__end__"]]:
+        return Command(goto="b")
+
+    def anywhere(state: Any) -> Command:  # type: ignore[type-arg]
+        return Command(goto="b")
+
+    def partial(state: Any) -> NodePartial | None:
+        return None
+
+    def sends(state: Any) -> list[Send]:
+        return []
+
+    def bare(state):  # type: ignore[no-untyped-def]
+        return Command(goto="b")
+
+    found = {}
+    for node in (said, anywhere, partial, sends, bare, nothing, functools.partial(bare)):
+        builder = GraphBuilder()
+        builder.add_node("n", node).add_node("b", nothing)
+        found[getattr(node, "__name__", "partial of bare")] = builder._nodes["n"].goto
+    assert found == {
+        "said": ("b", END), "anywhere": None, "partial": None, "sends": None, "bare": None, "nothing": (),
+        "partial of bare": None,
+    }  # fmt: skip
+
+
+def test_the_topological_order_is_deterministic_start_first_end_last() -> None:
+    builder = GraphBuilder()
+    for name in ("late", "b", "a"):
+        builder.add_node(name, nothing)
+    builder.add_edge(START, "a").add_edge(START, "b").add_edge("a", "late").add_edge("b", "late").add_edge("late", END)
+    assert builder.topological_sort() == (START, "b", "a", "late", END)
+    app = builder.compile()
+    assert app.graph.topological_order() == (START, "b", "a", "late", END)
+    assert list(builder.nodes()) == ["late", "b", "a"]
+    assert sorted(builder.edges()) == sorted(app.graph.edges())
+
+
+def drawn() -> Any:
+    builder = chain("plan", "write")
+    builder.add_node("review", nothing)
+    builder.add_edge("plan", "review")
+    builder.add_conditional_edge("review", lambda state: "ok", to={"ok": "write", "stop": END})
+    return builder.compile()
+
+
+def test_the_drawings_show_conditional_edges_too() -> None:
+    """Trap: the original's DOT has unconditional edges only."""
+    assert drawn().to_mermaid() == (
+        "flowchart TD\n"
+        '    start(["start"])\n'
+        '    n0["plan"]\n'
+        '    n1["write"]\n'
+        '    n2["review"]\n'
+        '    stop(["end"])\n'
+        "    start --> n0\n"
+        "    n0 --> n1\n"
+        "    n0 --> n2\n"
+        "    n1 --> stop\n"
+        '    n2 -.->|"ok"| n1\n'
+        '    n2 -.->|"stop"| stop\n'
+    )
+    assert drawn().to_dot() == (
+        'digraph "chain" {\n'
+        "    rankdir=TB;\n"
+        '    "__start__" [label="start", shape=oval];\n'
+        '    "plan" [shape=box];\n'
+        '    "write" [shape=box];\n'
+        '    "review" [shape=box];\n'
+        '    "__end__" [label="end", shape=oval];\n'
+        '    "__start__" -> "plan";\n'
+        '    "plan" -> "write";\n'
+        '    "plan" -> "review";\n'
+        '    "write" -> "__end__";\n'
+        '    "review" -> "write" [style=dashed, label="ok"];\n'
+        '    "review" -> "__end__" [style=dashed, label="stop"];\n'
+        "}\n"
+    )
+
+
+def test_an_app_shows_itself_in_a_notebook() -> None:
+    shown = drawn()._repr_mimebundle_()
+    assert shown["text/markdown"] == f"```mermaid\n{drawn().to_mermaid()}```"
+    assert shown["text/plain"] == "<App 'chain' nodes=3 live=0>"
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_and_changes_with_the_graph() -> None:
+    one = chain("a", "b").compile().metadata()
+    builder = GraphBuilder(name="other")
+    builder.add_edge("b", END).add_edge("a", "b").add_edge(START, "a").add_node("b", nothing).add_node("a", nothing)
+    two = builder.compile().metadata()
+    assert (one.fingerprint, one.nodes, one.edges, one.conditional_edges) == (two.fingerprint, 2, 3, 0)
+    assert one.reducers == {"messages": "add_messages", "extra": "merge_patch", "errors": "append"}
+    assert chain("a", "c").compile().metadata().fingerprint != one.fingerprint
+    assert chain("a", "b").with_reducer("extra", max).compile().metadata().fingerprint != one.fingerprint
+    script = "from tests.graph.test_builder import chain; print(chain('a','b').compile().metadata().fingerprint)"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == one.fingerprint
+
+
+def test_a_long_chain_compiles() -> None:
+    names = [f"n{number}" for number in range(3000)]
+    assert chain(*names).compile().graph.topological_order() == (START, *names, END)
