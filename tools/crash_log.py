@@ -602,6 +602,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("campaign", choices=("kill", "power", "flips", "speed"))
     parser.add_argument("--cycles", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, help="kill: stop after that many, whatever the cycles")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--places", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=7)
@@ -621,7 +622,7 @@ def main() -> int:
         folder = Path(name) / "work"
         folder.mkdir()
         if options.campaign == "kill":
-            note("kill -9", kill(options.cycles, options.seed, folder))
+            note("kill -9", kill(options.cycles, options.seed, folder, options.seconds))
         elif options.campaign == "power":
             note("power cut, durable", power(options.images, options.seed, folder))
             note("power cut, relaxed", power(options.images, options.seed, folder, "relaxed"))

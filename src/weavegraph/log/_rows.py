@@ -67,6 +67,9 @@ class _Version(msgspec.Struct):
     v: int
 
 
+_version = msgspec.json.Decoder(_Version)
+
+
 def find(connection: sqlite3.Connection, run_id: str, place: str) -> tuple[int, RunRecord] | None:
     """The run's key and record."""
     row = connection.execute(
@@ -175,7 +178,7 @@ def decode(body: bytes, place: str) -> Event:
         return from_json(body)
     except EventDecodeError as exc:
         try:
-            version = msgspec.json.decode(body, type=_Version).v
+            version = _version.decode(body).v
         except msgspec.MsgspecError:
             version = SCHEMA_VERSION
         if version > SCHEMA_VERSION:

@@ -30,24 +30,28 @@ def open_writer(path: Path, mark: Mark, busy_timeout: float) -> sqlite3.Connecti
             written. LogUnavailableError, sqlite3.Error: for the writer to translate.
     """
     _create(path, mark)
+    # Asked first: side files that SQLite makes beside a read-only database stay read-only when it no longer is.
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise LogUnavailableError(str(path), "read-only: this user may not write it")
     noted = mark.read()  # before the look at the store, whose number may only be larger
     # A read-only connection leaves a hot write-ahead log alone; a writing one would move it into the database.
     with contextlib.closing(open_reader(path, busy_timeout)) as reader:
-        if _patiently(lambda: check(reader, str(path)), busy_timeout):
-            store_id, commits = _state(reader, path)
-            if noted[0] == store_id and noted[1] > commits:
-                raise _missing(path, noted[1] - commits, mark)
-        elif noted[1]:  # the file is empty, and was not
-            raise _missing(path, noted[1], mark)
+        try:
+            _patiently(lambda: _look(reader, path, noted, mark), busy_timeout)
+        except sqlite3.OperationalError as exc:
+            # Cut off while it was made, it has a journal that only a writing connection can undo.
+            if exc.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
     connection = sqlite3.connect(
         path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
+        found = _patiently(lambda: _look(connection, path, noted, mark), busy_timeout)
         _patiently(lambda: _use_wal(connection, path), busy_timeout)
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute("PRAGMA journal_size_limit = 67108864")  # bytes of -wal kept after a burst
         _harden(connection)
-        if not check(connection, str(path)):
+        if not found:
             _install(connection, path)
         mark.open(_state(connection, path)[0])
     except BaseException:
@@ -102,6 +106,18 @@ def _install(connection: sqlite3.Connection, path: Path) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _look(connection: sqlite3.Connection, path: Path, noted: tuple[bytes, int], mark: Mark) -> bool:
+    """Whether the file is set up, after making sure that it is ours and lacks no acknowledged commit."""
+    if check(connection, str(path)):
+        store_id, commits = _state(connection, path)
+        if noted[0] == store_id and noted[1] > commits:
+            raise _missing(path, noted[1] - commits, mark)
+        return True
+    if noted[1]:  # the file is empty, and was not
+        raise _missing(path, noted[1], mark)
+    return False
 
 
 def _state(connection: sqlite3.Connection, path: Path) -> tuple[bytes, int]:
