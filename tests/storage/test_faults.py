@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -263,8 +264,6 @@ print("done")
 
 
 async def test_a_commit_of_another_process_wakes_watchers(tmp_path: Path) -> None:
-    import asyncio
-
     async with opened(tmp_path / "a.db") as store:
         await store.submit(note("a"))
         with store.watch("anything") as watch:
@@ -282,3 +281,18 @@ asyncio.run(main())
             assert found.returncode == 0, found.stderr
             await asyncio.wait_for(watch.wait(), 20)
         assert await store.query(texts) == ["a", "b"]
+
+
+async def test_processes_that_begin_a_file_at_once(tmp_path: Path) -> None:
+    source = """
+async def main():
+    async with opened(Path(sys.argv[1]), busy_timeout=30) as store:
+        for _ in range(20):
+            await store.submit(note(sys.argv[2]))
+asyncio.run(main())
+"""
+    path = str(tmp_path / "a.db")
+    found = await asyncio.gather(*(asyncio.to_thread(script, source, path, str(n)) for n in range(4)))
+    assert [(process.returncode, process.stderr) for process in found] == [(0, "")] * 4
+    async with opened(tmp_path / "a.db") as store:
+        assert sorted(await store.query(texts)) == sorted(str(n) for n in range(4) for _ in range(20))

@@ -49,10 +49,10 @@ async def follow_run(fetch: Fetch, watch: Callable[[], Watch], after: int) -> As
     """As ``read_run``, then what comes, until a final outcome is the last thing there."""
     with watch() as changes:  # before the first look: nothing can come unseen between the two
         page = await fetch(after if type(after) is int and after >= 0 else 0)
-        position, seen = check_after(after, page.record), False
+        position, head = check_after(after, page.record), 0
         while True:
             if page.record is not None:
-                seen = True
+                head = page.record.last
                 for event in _entries(page, position, page.record.last):
                     position = _reached(event)
                     yield event
@@ -60,8 +60,10 @@ async def follow_run(fetch: Fetch, watch: Callable[[], Watch], after: int) -> As
                     if page.record.finished:
                         return
                     await changes.wait()
-            elif seen:
-                return  # finished, and forgotten
+            elif head:  # finished, and forgotten
+                for event in _entries(page, position, head):
+                    yield event
+                return
             else:
                 await changes.wait()
             page = await fetch(position)

@@ -46,6 +46,7 @@ class _Database:
 
 _lock = threading.Lock()
 _databases: dict[Path, _Database] = {}  # guarded by _lock
+_closing: set[_Database] = set()  # given up by everyone, and not closed yet; guarded by the GIL
 _forked: dict[Path, _Database] = {}  # open in the parent when this process was forked; held so that nothing closes them
 
 
@@ -189,6 +190,8 @@ def _give_up(database: _Database) -> None:
             return
         if _databases.get(database.path) is database:
             del _databases[database.path]
+        _closing.add(database)
+    database.writer.closed.add_done_callback(lambda _: _closing.discard(database))
     # Off this thread, which may run a loop: the readers are waited for, so that the writer closes the file last.
     try:
         threading.Thread(target=database.stop, args=(1.0,), name="weavegraph-store-stop", daemon=True).start()
@@ -200,7 +203,7 @@ def _flush_at_exit() -> None:
     """Only flush: the bus drains later than this, and its sinks may still write."""
     deadline = time.monotonic() + EXIT_PATIENCE
     with _lock:
-        databases = list(_databases.values())
+        databases = [database for database in _databases.values() if database.writer.started]
     jobs = [Job((), (), False) for _ in databases]
     for database, job in zip(databases, jobs, strict=True):
         database.writer.put(job)
@@ -216,6 +219,7 @@ def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
     _forked.update(_databases)
+    _forked.update({database.path: database for database in _closing})
     _databases.clear()
 
 

@@ -66,6 +66,10 @@ class Writer:
         self._synchronous = ""
         self._applied: set[Schema] = set()
 
+    @property
+    def started(self) -> bool:
+        return self._thread is not None
+
     def put(self, job: Job) -> None:
         if self._thread is None:
             with self._lock:
@@ -110,12 +114,15 @@ class Writer:
             self._recover(exc)
             outcomes = [exc] * len(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.future.done():
+                continue  # its schema was refused before the others' file failed
             if isinstance(outcome, BaseException):
                 self._fail(job, outcome)
             else:
                 job.future.set_result(outcome)
         if self._notices:
-            self._notices.tell({op.about for job in jobs for op in job.ops if hasattr(op, "about")})
+            abouts = (getattr(op, "about", None) for job in jobs for op in job.ops)
+            self._notices.tell({about for about in abouts if isinstance(about, str)})
 
     def _transact(self, connection: sqlite3.Connection, jobs: list[Job]) -> Sequence[tuple[Any, ...] | BaseException]:
         """One transaction for all. Returns once it is as lasting as the most careful job asks for."""

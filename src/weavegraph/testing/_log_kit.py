@@ -759,6 +759,17 @@ class LogKit:
                 covered += [entry] if isinstance(entry, int) else range(entry[0], entry[1] + 1)
             assert covered == list(range(1, 1501))
 
+    async def test_a_follower_of_a_run_that_is_forgotten_gets_a_gap_and_the_end(self) -> None:
+        async with self.holding(1500) as log:
+            await log.append(RUN, [ending("completed", 1501)])
+            events = log.follow(RUN)
+            found = [await soon(anext(events)) for _ in range(10)]
+            await log.trim(RUN)
+            found += await collected(events)
+            *read, gap = positions(found)
+            assert read == list(range(1, len(read) + 1))
+            assert gap == (len(read) + 1, 1501)
+
     # ── closing ───────────────────────────────────────────────────────────────────────────────────
 
     async def test_close_twice(self) -> None:
