@@ -1,10 +1,11 @@
-# One word per job. Each sets up .venv when it has to (about half a minute, once), then runs.
+# One word per job. Each sets up .venv when it has to (about a minute, once), then runs.
 #   make test ARGS="-k ring"      make demo FILE=examples/01.py      make PYTHON=python3.12 test
 PYTHON ?= python3
 RUN = @$(PYTHON) tools/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint types clauses bench faults stress schema coverage changelog lock all
+.PHONY: help setup test demo lint types clauses bench faults stress schema coverage changelog docs lock all \
+	bench-peers test-peers
 
 help: ; @$(PYTHON) tools/bootstrap.py --help
 setup: ; $(RUN) setup
@@ -19,5 +20,8 @@ stress: ; $(RUN) stress $(ARGS)
 schema: ; $(RUN) schema $(ARGS)
 coverage: ; $(RUN) coverage $(ARGS)
 changelog: ; $(RUN) changelog $(ARGS)
+docs: ; $(RUN) docs $(ARGS)
 lock: ; $(RUN) lock $(ARGS)
+bench-peers: ; $(RUN) bench-peers $(ARGS)
+test-peers: ; $(RUN) test-peers $(ARGS)
 all: ; $(RUN) all

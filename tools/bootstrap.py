@@ -1,10 +1,12 @@
 """One word per job: sets up `.venv` when it has to, then runs the job in it. Standard library only.
 
-The set-up installs `requirements.lock` (hashes checked) and this checkout, editable. A stamp in the environment holds a
+The set-up installs `requirements.lock` (hashes checked) and this checkout, editable; jobs that compare with other
+libraries have `.venv-peers` and `requirements-peers.lock`. A stamp in the environment holds a
 hash of pyproject.toml, requirements.lock and the Python version, so it happens again only when one of them changed.
 An interrupted set-up leaves no valid stamp, and the next run starts it afresh. Of two at once, one waits for the other.
 
-WEAVEGRAPH_VENV names another place for the environment. `uv` is used when it is on PATH, else the environment's pip.
+WEAVEGRAPH_VENV names another place for the environment (that of the peers gets `-peers` appended). `uv` is used when
+it is on PATH, else the environment's pip.
 """
 
 from __future__ import annotations
@@ -20,15 +22,12 @@ import sys
 import time
 import venv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = Path(os.environ.get("WEAVEGRAPH_VENV") or ROOT / ".venv").absolute()
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-STAMP = VENV / ".weavegraph-setup"
 UNFINISHED = "unfinished"
-LOCK = ROOT / "requirements.lock"
 PATIENCE = 10.0  # seconds a child may use to end by itself after Ctrl-C, before it is terminated
 
 JOBS = {
@@ -39,6 +38,9 @@ JOBS = {
     "types": "mypy over src; mypy and basedpyright over tests/typing",
     "clauses": "clauses of the contract without a test",
     "bench": "run the benchmarks",
+    "bench-peers": "run them beside other libraries, in an environment of their own",
+    "test-peers": "run the tests that need other libraries, in an environment of their own",
+    "docs": "build the documentation; warnings are errors",
     "faults": "plant faults in the source; the tests must notice each",
     "stress": "repeat the tests of threads and races for long",
     "schema": "write the schemas of an event",
@@ -47,6 +49,32 @@ JOBS = {
     "lock": "resolve requirements.lock anew (needs uv)",
     "all": "lint, types, clauses, test, coverage; stops at the first failure",
 }
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where packages are installed, and which."""
+
+    suffix: str = ""
+
+    @property
+    def venv(self) -> Path:
+        return Path(f"{os.environ.get('WEAVEGRAPH_VENV') or ROOT / '.venv'}{self.suffix}").absolute()
+
+    @property
+    def python(self) -> Path:
+        return self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    @property
+    def stamp(self) -> Path:
+        return self.venv / ".weavegraph-setup"
+
+    @property
+    def lock(self) -> Path:
+        return ROOT / f"requirements{self.suffix}.lock"
+
+
+OWN, PEERS = Environment(), Environment("-peers")
 
 
 class Refusal(Exception):
@@ -68,19 +96,20 @@ def main(argv: list[str]) -> int:
         raise Refusal(f"unknown job {job!r}; known are: {', '.join(JOBS)}")
     if job == "lock":
         return lock(args)
-    set_up()
+    environment = PEERS if job.endswith("-peers") else OWN
+    set_up(environment)
     if job == "all":
         for part in ("lint", "types", "clauses", "test", "coverage"):
             print(f"── {part}", flush=True)
-            if code := run_job(part, []):
+            if code := run_job(environment, part, []):
                 return code
         return 0
-    return run_job(job, args)
+    return run_job(environment, job, args)
 
 
-def run_job(job: str, args: list[str]) -> int:
+def run_job(environment: Environment, job: str, args: list[str]) -> int:
     for command in commands(job, args):
-        if code := call([str(PYTHON), *command]):
+        if code := call([str(environment.python), *command]):
             return code
     return 0
 
@@ -104,6 +133,12 @@ def commands(job: str, args: list[str]) -> list[list[str]]:
         return checks
     if job == "bench":
         return [["-m", "benchmarks", *args]]
+    if job == "bench-peers":
+        return [["-m", "benchmarks", "--peers", *args]]
+    if job == "test-peers":
+        return [["-m", "pytest", "-q", "tests/peers", *args]]
+    if job == "docs":
+        return [["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "out/docs", *args]]
     if job == "schema":
         return [["-m", "weavegraph.events.schema", *args]]
     if job == "coverage":
@@ -129,25 +164,26 @@ def full_coverage() -> list[str]:
     return files
 
 
-def set_up() -> None:
-    wanted = fingerprint()
-    if stamp() != wanted or not PYTHON.exists():
-        with alone():
-            if stamp() != wanted or not PYTHON.exists():  # else the one we waited for did it
-                prepare(stamp(), wanted)
+def set_up(environment: Environment) -> None:
+    wanted = fingerprint(environment)
+    if stamp(environment) != wanted or not environment.python.exists():
+        with alone(environment):
+            if stamp(environment) != wanted or not environment.python.exists():  # else the one we waited for did it
+                prepare(environment, stamp(environment), wanted)
 
 
-def stamp() -> str:
-    return STAMP.read_text(encoding="utf-8") if STAMP.is_file() else ""
+def stamp(environment: Environment) -> str:
+    return environment.stamp.read_text(encoding="utf-8") if environment.stamp.is_file() else ""
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def alone(environment: Environment) -> Iterator[None]:
     """Waits for another set-up of the same environment. A lock of the system's, which a killed holder cannot leave."""
-    VENV.parent.mkdir(parents=True, exist_ok=True)
-    with (VENV.parent / f"{VENV.name}.lock").open("a+b") as file:
+    place = environment.venv
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (place.parent / f"{place.name}.lock").open("a+b") as file:
         if not taken(file):
-            print(f"another set-up of {VENV} is running; waiting for it", file=sys.stderr, flush=True)
+            print(f"another set-up of {place} is running; waiting for it", file=sys.stderr, flush=True)
             while not taken(file):
                 time.sleep(0.2)
         yield
@@ -170,66 +206,69 @@ def taken(file: IO[bytes]) -> bool:
     return True
 
 
-def prepare(found: str, wanted: str) -> None:
-    print("setting up the environment; the first run takes about half a minute", file=sys.stderr, flush=True)
+def prepare(environment: Environment, found: str, wanted: str) -> None:
+    how_long = "some minutes" if environment is PEERS else "about a minute"
+    print(f"setting up {environment.venv.name}; the first run takes {how_long}", file=sys.stderr, flush=True)
     uv = shutil.which("uv")
-    if found == UNFINISHED or venv_version() != wanted.partition(" ")[0] or not (uv or has_pip()):
-        make_venv(with_pip=uv is None)  # else only what is installed may differ
-    STAMP.write_text(UNFINISHED, encoding="utf-8")
+    if found == UNFINISHED or venv_version(environment) != wanted.partition(" ")[0] or not (uv or has_pip(environment)):
+        make_venv(environment, with_pip=uv is None)  # else only what is installed may differ
+    environment.stamp.write_text(UNFINISHED, encoding="utf-8")
     if uv:
-        install = [uv, "pip", "install", "-q", "--python", str(PYTHON)]
+        install = [uv, "pip", "install", "-q", "--python", str(environment.python)]
     else:
-        install = [str(PYTHON), "-m", "pip", "install", "-q", "-q"]
-    locked = [*install, "--require-hashes", "-r", str(LOCK)]
+        install = [str(environment.python), "-m", "pip", "install", "-q", "-q"]
+    locked = [*install, "--require-hashes", "-r", str(environment.lock)]
     if call(locked):
         print("that failed; trying once more, in case it was the network", file=sys.stderr, flush=True)
-        must(locked, "installing requirements.lock")
+        must(locked, f"installing {environment.lock.name}")
     must([*install, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "installing this checkout")
-    STAMP.write_text(wanted, encoding="utf-8")
+    environment.stamp.write_text(wanted, encoding="utf-8")
 
 
-def fingerprint() -> str:
+def fingerprint(environment: Environment) -> str:
     """The Python version, a space, and a hash of what decides which packages are installed."""
     content = hashlib.sha256()
-    for path in (ROOT / "pyproject.toml", LOCK):
+    for path in (ROOT / "pyproject.toml", environment.lock):
         content.update(path.read_bytes() + b"\0")
     content.update(os.fsencode(ROOT))  # the editable install points here
     return f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} {content.hexdigest()}"
 
 
-def venv_version() -> str | None:
+def venv_version(environment: Environment) -> str | None:
     """The Python version of the environment, also of one that another tool made; None where there is none."""
-    configuration = VENV / "pyvenv.cfg"
-    if not (configuration.is_file() and PYTHON.exists()):
+    configuration = environment.venv / "pyvenv.cfg"
+    if not (configuration.is_file() and environment.python.exists()):
         return None
     entries = (line.partition("=") for line in configuration.read_text(encoding="utf-8").splitlines())
     found = {key.strip(): value.strip() for key, _, value in entries}
     return found.get("version") or found.get("version_info")
 
 
-def has_pip() -> bool:
-    return subprocess.run([str(PYTHON), "-c", "import pip"], stderr=subprocess.DEVNULL, check=False).returncode == 0
+def has_pip(environment: Environment) -> bool:
+    command = [str(environment.python), "-c", "import pip"]
+    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
-def make_venv(with_pip: bool) -> None:
+def make_venv(environment: Environment, with_pip: bool) -> None:
+    place = environment.venv
     if with_pip and importlib.util.find_spec("ensurepip") is None:
         raise Refusal(
             f"{sys.executable} comes without ensurepip, so it cannot make an environment with pip. "
             "On Debian and Ubuntu: apt install python3-venv. Or install uv, which needs no pip."
         )
-    if VENV.exists() and any(VENV.iterdir()):
-        if not STAMP.is_file():
+    if place.exists() and any(place.iterdir()):
+        if not environment.stamp.is_file():
             raise Refusal(
-                f"{VENV} was not made by this command and cannot be used as it is. "
+                f"{place} was not made by this command and cannot be used as it is. "
                 "Delete it, or set WEAVEGRAPH_VENV to another directory."
             )
-        shutil.rmtree(VENV)
-    VENV.mkdir(parents=True, exist_ok=True)
-    STAMP.write_text(UNFINISHED, encoding="utf-8")  # first, so that an interrupted set-up is known as ours
+        shutil.rmtree(place)
+    place.mkdir(parents=True, exist_ok=True)
+    environment.stamp.write_text(UNFINISHED, encoding="utf-8")  # first, so that an interrupted set-up is known as ours
     try:  # in this process, so that Ctrl-C ends without a child's traceback
-        venv.create(VENV, symlinks=os.name != "nt", with_pip=with_pip)
+        venv.create(place, symlinks=os.name != "nt", with_pip=with_pip)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise Refusal(f"making the environment in {VENV} failed: {error}") from error
+        raise Refusal(f"making the environment in {place} failed: {error}") from error
 
 
 def must(command: list[str], what: str) -> None:
@@ -240,13 +279,17 @@ def must(command: list[str], what: str) -> None:
 def lock(args: list[str]) -> int:
     uv = shutil.which("uv")
     if uv is None:
-        raise Refusal("resolving the lock needs uv on PATH: pip install uv")
+        raise Refusal("resolving the locks needs uv on PATH: pip install uv")
     flags = "-q --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --generate-hashes"
-    code = call([uv, "pip", "compile", *flags.split(), "--group", "dev", "--all-extras", *args,
-                 "pyproject.toml", "-o", LOCK.name])  # fmt: skip
-    if code == 0 and "://" in LOCK.read_text(encoding="utf-8"):
-        raise Refusal(f"{LOCK.name} records an address; it must name packages and hashes only")
-    return code
+    for environment, groups in ((OWN, ("dev",)), (PEERS, ("dev", "peers"))):
+        chosen = [word for group in groups for word in ("--group", group)]
+        code = call([uv, "pip", "compile", *flags.split(), *chosen, "--all-extras", *args,
+                     "pyproject.toml", "-o", environment.lock.name])  # fmt: skip
+        if code:
+            return code
+        if "://" in environment.lock.read_text(encoding="utf-8"):
+            raise Refusal(f"{environment.lock.name} records an address; it must name packages and hashes only")
+    return 0
 
 
 def call(command: list[str]) -> int:
