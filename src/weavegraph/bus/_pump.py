@@ -85,7 +85,9 @@ class Pump:
         for worker in turns:
             try:
                 wait = min(wait, worker.step())
-            except EndOfStream:
+            except Exception as ended:
+                if not isinstance(ended, EndOfStream):
+                    worker.fail(ended)  # ours, not the sink's; the others are fed on
                 with self._lock:
                     self._workers = [other for other in self._workers if other is not worker]
         return wait

@@ -290,13 +290,23 @@ class Sinks:
                 return self._ending
             ending = self._ending = Future()
         workers = tuple(self.workers)
-        if not here and any(worker.feeding for worker in workers):
-            threading.Thread(target=self._drain, args=(workers,), name="weavegraph-drain", daemon=True).start()
-        else:
-            self._drain(workers)
+        if here or not any(worker.feeding for worker in workers):
+            self._drain(workers, ending)
+            return ending
+        thread = threading.Thread(target=self._drain, args=(workers, ending), name="weavegraph-drain", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread can be had: it holds up the caller instead
+            self._drain(workers, ending)
         return ending
 
-    def _drain(self, workers: tuple[SinkWorker, ...]) -> None:
+    def _drain(self, workers: tuple[SinkWorker, ...], ending: Future[ShutdownReport]) -> None:
+        try:
+            ending.set_result(self._drained(workers))
+        except BaseException as exc:  # whoever waits must not wait for ever
+            ending.set_exception(exc)
+
+    def _drained(self, workers: tuple[SinkWorker, ...]) -> ShutdownReport:
         for worker in workers:
             if not worker.feeding:
                 worker.over(well=True)
@@ -307,11 +317,9 @@ class Sinks:
         self._wait_until_ended(late, lambda: self._deadline + GRACE)
         health = [worker.health() for worker in workers]
         errors = {row.name: row.last_error for row in health if row.last_error is not None}
-        report = ShutdownReport(tuple(row.stats for row in health), tuple(worker.name for worker in late), errors)
         self.diagnostics.close()
         _running.discard(self)
-        assert self._ending is not None
-        self._ending.set_result(report)
+        return ShutdownReport(tuple(row.stats for row in health), tuple(worker.name for worker in late), errors)
 
     def _wait_until_ended(self, workers: Sequence[SinkWorker], deadline: Callable[[], float]) -> None:
         with self._news:
@@ -324,6 +332,8 @@ class Sinks:
     def _tell(self, _: Future[None]) -> None:
         with self._news:
             self._news.notify_all()
+        if self._hub.closed and all(worker.ended.done() for worker in tuple(self.workers)):
+            _running.discard(self)  # of a bus that was dropped
 
     # ── fork ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -21,6 +21,7 @@ class LoopThread:
         self._name = name
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()  # of the present thread
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> asyncio.AbstractEventLoop:
@@ -29,8 +30,8 @@ class LoopThread:
 
     def _start(self) -> asyncio.AbstractEventLoop:
         if self.loop is None or self._thread is None or not self._thread.is_alive():
-            loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=self._run, args=(loop,), name=self._name, daemon=True)
+            loop, self._stopped = asyncio.new_event_loop(), threading.Event()
+            thread = threading.Thread(target=_run, args=(loop, self._stopped), name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no more threads; the next use tries again
@@ -39,24 +40,15 @@ class LoopThread:
             self.loop, self._thread = loop, thread
         return self.loop
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            _run_until_stopped(loop)
-        finally:
-            # What was submitted just before the stop may make tasks only now, so look until there is none.
-            while tasks := asyncio.all_tasks(loop):
-                for task in tasks:
-                    task.cancel()
-                with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine there; the future may be waited for anywhere."""
         with self._lock:  # a stop comes before, and we start afresh, or after, and cancels it: never in between
-            return asyncio.run_coroutine_threadsafe(work, self._start())
+            try:
+                loop = self._start()
+            except RuntimeError:
+                work.close()
+                raise
+            return asyncio.run_coroutine_threadsafe(work, loop)
 
     def stop(self, timeout: float) -> None:
         """Cancel what runs there and end the thread; waits for its end at most so long."""
@@ -64,25 +56,28 @@ class LoopThread:
             loop, thread, self.loop = self.loop, self._thread, None
             if loop is None or thread is None or not thread.is_alive():
                 return
+            self._stopped.set()
             loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():
             thread.join(timeout)
 
 
-def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
-    stopped = False
-
-    def stop() -> None:
-        nonlocal stopped
-        stopped = True
-        real_stop()
-
-    real_stop, loop.stop = loop.stop, stop  # type: ignore[method-assign]
-    while not stopped:
-        # asyncio lets these two of a task out of the loop: they end that task, not everybody else's.
-        with contextlib.suppress(SystemExit, KeyboardInterrupt):
-            loop.run_forever()
-    loop.stop = real_stop  # type: ignore[method-assign]
+def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        while not stopped.is_set():
+            # asyncio lets these two of a task out of the loop: they end that task, not everybody else's.
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                loop.run_forever()
+    finally:
+        # What was submitted just before the stop may make tasks only now, so look until there is none.
+        while tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 async def wait_for_all(futures: Sequence[Future[Any]], timeout: float | None) -> bool:

@@ -222,6 +222,11 @@ class SinkWorker:
         with contextlib.suppress(InvalidStateError):
             self.ended.set_result(None)
 
+    def fail(self, error: BaseException) -> None:
+        """Feeding it is at an end by a fault that is not the sink's."""
+        self._gave_up, self._last_error, self._last_error_at = True, describe(error), None
+        self.over(well=False)
+
     def _pause(self, failures: int) -> Life:
         self._retrying = True
         try:
@@ -469,6 +474,8 @@ class LoopWorker(SinkWorker):
             beside = asyncio.ensure_future(self._answer_beside())
         try:
             await self._carry_out(self.life())
+        except Exception as exc:
+            self.fail(exc)
         finally:
             if beside is not None:
                 beside.cancel()
