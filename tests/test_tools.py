@@ -129,7 +129,7 @@ def test_bootstrap_sets_up_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     bootstrap = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bootstrap)
     path = tmp_path / "deep" / "venv.lock"
-    with bootstrap.alone(), path.open("a+b") as second:
+    with bootstrap.alone(bootstrap.OWN), path.open("a+b") as second:
         assert not bootstrap.taken(second)
     with path.open("a+b") as second:
         assert bootstrap.taken(second)

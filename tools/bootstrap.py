@@ -22,9 +22,8 @@ import sys
 import time
 import venv
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 UNFINISHED = "unfinished"
@@ -51,8 +50,7 @@ JOBS = {
 }
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(NamedTuple):
     """Where packages are installed, and which."""
 
     suffix: str = ""
