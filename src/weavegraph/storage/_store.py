@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import sqlite3
 import threading
@@ -12,14 +13,15 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from weavegraph.errors import ConfigError, ForkedLogError, LogClosedError
+from weavegraph.storage._job import Job, Op
 from weavegraph.storage._notices import Notices, Watch
 from weavegraph.storage._poller import Poller
 from weavegraph.storage._readers import Readers
 from weavegraph.storage._schema import Schema
-from weavegraph.storage._writer import Job, Op, Writer
+from weavegraph.storage._writer import Writer
 
 __all__ = ["Durability", "SqliteStore"]
 
@@ -111,11 +113,13 @@ class SqliteStore:
         """
         job = Job(ops, self._schemas, self.durability == "durable")
         self._open().writer.put(job)
-        return job.future
+        return cast("Future[tuple[Any, ...]]", job.future)
 
     async def submit(self, *ops: Op) -> tuple[Any, ...]:
         """``write``, awaited."""
-        return await asyncio.wrap_future(self.write(*ops))
+        job = Job(ops, self._schemas, self.durability == "durable", asyncio.get_running_loop())
+        self._open().writer.put(job)
+        return await cast("asyncio.Future[tuple[Any, ...]]", job.future)
 
     async def query(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``function`` on a reader thread: a read-only connection, one snapshot.
@@ -147,11 +151,11 @@ class SqliteStore:
         if self._closed or database is None or self.path in _forked:
             self.close()
             return
-        flushed = Job((), (), False)
-        database.writer.put(flushed)
+        flushed = Job((), (), False, asyncio.get_running_loop())
         self._closed = True
         try:
-            await asyncio.shield(asyncio.wrap_future(flushed.future))
+            database.writer.put(flushed)
+            await asyncio.shield(cast("asyncio.Future[Any]", flushed.future))
         except Exception:
             pass  # a file that cannot be opened has nothing to flush
         finally:
@@ -206,10 +210,11 @@ def _flush_at_exit() -> None:
         databases = [database for database in _databases.values() if database.writer.started]
     jobs = [Job((), (), False) for _ in databases]
     for database, job in zip(databases, jobs, strict=True):
-        database.writer.put(job)
+        with contextlib.suppress(LogClosedError):
+            database.writer.put(job)
     for job in jobs:
         try:
-            job.future.result(max(0.0, deadline - time.monotonic()))
+            cast("Future[Any]", job.future).result(max(0.0, deadline - time.monotonic()))
         except Exception:
             pass
 

@@ -7,45 +7,24 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from weavegraph.errors import LogCorruptError, LogError, LogUnavailableError
+from weavegraph.errors import LogClosedError, LogCorruptError, LogError, LogUnavailableError
 from weavegraph.storage._faults import is_environment, translate
+from weavegraph.storage._job import Job, deliver
 from weavegraph.storage._mark import Mark
 from weavegraph.storage._notices import Notices
 from weavegraph.storage._open import open_writer
 from weavegraph.storage._schema import Schema, apply
 
-__all__ = ["Job", "Op", "Writer"]
+__all__ = ["Writer"]
 
-Op: TypeAlias = Callable[[sqlite3.Connection], Any]
-"""One step of a write, run on the writer thread inside of a transaction that it must neither begin nor end.
-
-It may be run again after a rollback, so it changes nothing but the database. An attribute ``about`` (text) names what
-it changes: watchers of that topic are woken after the commit.
-"""
 MAX_GROUP = 1024
 """Writes in one transaction; bounds how long the first of them waits for the last."""
 _KEEPS_CONNECTION = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
-
-
-class Job:
-    """Operations that are kept all together or not at all, and the future that tells."""
-
-    __slots__ = ("durable", "future", "ops", "schemas")
-
-    def __init__(self, ops: Sequence[Op], schemas: Sequence[Schema], durable: bool) -> None:
-        self.ops, self.schemas, self.durable = ops, schemas, durable
-        self.future: Future[tuple[Any, ...]] = Future()
-
-    def run(self, connection: sqlite3.Connection) -> tuple[Any, ...]:
-        values = tuple([op(connection) for op in self.ops])
-        if not connection.in_transaction:
-            raise RuntimeError("an operation ended the transaction it was given")
-        return values
 
 
 class Writer:
@@ -57,7 +36,8 @@ class Writer:
         self.own_commits = 0  # commits made here; read by the poller to tell them from those of other processes
         self.closed: Future[None] = Future()
         self._busy_timeout, self._notices = busy_timeout, notices
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the two below, so that nothing is queued behind the end
+        self._stopped = False
         self._thread: threading.Thread | None = None
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._mark = Mark(path)
@@ -71,12 +51,13 @@ class Writer:
         return self._thread is not None
 
     def put(self, job: Job) -> None:
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="weavegraph-store", daemon=True)
-                    self._thread.start()
-        self._queue.put(job)
+        with self._lock:
+            if self._stopped:
+                raise LogClosedError(str(self.path))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="weavegraph-store", daemon=True)
+                self._thread.start()
+            self._queue.put(job)
 
     def has(self, schemas: Sequence[Schema]) -> bool:
         """Whether the file is open and these are there, so that a reader may look at once. Any thread."""
@@ -85,10 +66,10 @@ class Writer:
     def stop(self) -> None:
         """Finish what is queued, close the file, end the thread; ``closed`` tells when."""
         with self._lock:
+            self._stopped = True
+            self._queue.put(None)
             if self._thread is None:
                 self.closed.set_result(None)
-            else:
-                self._queue.put(None)
 
     def _run(self) -> None:
         stopped = False
@@ -98,7 +79,7 @@ class Writer:
                 while len(group) < MAX_GROUP:
                     group.append(self._queue.get_nowait())
             stopped = None in group
-            jobs = [job for job in group if job is not None and job.future.set_running_or_notify_cancel()]
+            jobs = [job for job in group if job is not None and job.begin()]
             if jobs:
                 self._serve(jobs)
             del group, jobs  # an idle thread holds nobody's events
@@ -108,30 +89,27 @@ class Writer:
     def _serve(self, jobs: list[Job]) -> None:
         try:
             connection = self._connected()
-            jobs = [job for job in jobs if self._has_schemas(connection, job)]
-            outcomes = self._transact(connection, jobs) if any(job.ops for job in jobs) else [() for _ in jobs]
+            ready = [job for job in jobs if self._has_schemas(connection, job)]
+            if any(job.ops for job in ready):
+                self._transact(connection, ready)
         except BaseException as exc:
             self._recover(exc)
-            outcomes = [exc] * len(jobs)
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.future.done():
-                continue  # its schema was refused before the others' file failed
-            if isinstance(outcome, BaseException):
-                self._fail(job, outcome)
-            else:
-                job.future.set_result(outcome)
+            for job in jobs:
+                if not isinstance(job.outcome, BaseException):
+                    job.outcome = self._named(exc)
+        deliver(jobs)
         if self._notices:
             abouts = (getattr(op, "about", None) for job in jobs for op in job.ops)
             self._notices.tell({about for about in abouts if isinstance(about, str)})
 
-    def _transact(self, connection: sqlite3.Connection, jobs: list[Job]) -> Sequence[tuple[Any, ...] | BaseException]:
+    def _transact(self, connection: sqlite3.Connection, jobs: list[Job]) -> None:
         """One transaction for all. Returns once it is as lasting as the most careful job asks for."""
         durable = any(job.durable for job in jobs)
         self._synchronize(connection, "FULL" if durable else "NORMAL")
         self._make_sure_it_is_still_there()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            outcomes: Sequence[tuple[Any, ...] | BaseException]
+            outcomes: list[tuple[Any, ...] | BaseException]
             try:
                 outcomes = [job.run(connection) for job in jobs]
             except BaseException as exc:
@@ -154,7 +132,8 @@ class Writer:
         self.own_commits += 1
         if durable:
             self._mark.write(row[0])
-        return outcomes
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.outcome = self._named(outcome) if isinstance(outcome, BaseException) else outcome
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -174,7 +153,7 @@ class Writer:
         except Exception as exc:
             if isinstance(exc, sqlite3.Error) and is_environment(exc):
                 raise
-            self._fail(job, exc)
+            job.outcome = self._named(exc)
             return False
         return True
 
@@ -205,12 +184,13 @@ class Writer:
                 connection.close()
             self._mark.close()
 
-    def _fail(self, job: Job, exc: BaseException) -> None:
+    def _named(self, exc: BaseException) -> BaseException:
+        """The error for the caller: SQLite's in our words, its own as it is."""
         if isinstance(exc, sqlite3.Error) and not isinstance(exc, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
             named: LogError = translate(exc, str(self.path))
             named.__cause__ = exc
-            exc = named
-        job.future.set_exception(exc)
+            return named
+        return exc
 
 
 def _guarded(connection: sqlite3.Connection, job: Job) -> tuple[Any, ...] | BaseException:
