@@ -12,7 +12,7 @@ from weavegraph.events._admit import (
 )
 from weavegraph.events._factories import diagnostic, llm_chunk, llm_error, llm_final, node_message
 from weavegraph.events._filter import EventFilter, Predicate
-from weavegraph.events._frozen import EMPTY
+from weavegraph.events._frozen import EMPTY, FrozenDict, FrozenList
 from weavegraph.events._types import (
     GAP_SCOPE,
     INVOCATION_END_SCOPE,
@@ -42,6 +42,8 @@ __all__ = [
     "DiagnosticEvent",
     "Event",
     "EventFilter",
+    "FrozenDict",
+    "FrozenList",
     "LLMPhase",
     "LLMStreamingEvent",
     "NodeEvent",

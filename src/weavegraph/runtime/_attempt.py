@@ -9,10 +9,18 @@ from typing import Any
 
 import msgspec
 
-from weavegraph.bus import Lane, RunEmitter
+from weavegraph.bus import Lane, Note, RunEmitter
 from weavegraph.config import RuntimeConfig
 from weavegraph.errors import EventInvalidError, EventTooLargeError
-from weavegraph.events import STREAM_END_SCOPE, DiagnosticEvent, admit, clean_text, freeze_metadata
+from weavegraph.events import (
+    STREAM_END_SCOPE,
+    DiagnosticEvent,
+    FrozenDict,
+    FrozenList,
+    admit,
+    clean_text,
+    freeze_metadata,
+)
 from weavegraph.protocols import Clock
 from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._threads import NodeThreads
@@ -52,6 +60,8 @@ class Attempt:
         """The tasks of this attempt are being cancelled by us."""
         self._observers = tuple(observers)
         self._complained: set[Any] = set()
+        self._noted: list[Note] = []
+        self._lists: dict[str, FrozenList] = {}
         self._threads: NodeThreads | None = None
 
     @property
@@ -65,6 +75,24 @@ class Attempt:
             self._threads.close()
 
     # ── the runtime's own events (contract section 9) ─────────────────────────────────────────────
+    #
+    # Those of a step follow each other without an await: they are noted, and written together before anybody else has
+    # a turn, that is before a node's code runs, before an await, and at the end. On a chain of nodes that and metadata
+    # that is frozen as it is made take 4 µs a node instead of 40.
+
+    def note(
+        self, scope: str, message: str, metadata: FrozenDict, node: str | None, step: int, path: tuple[str, ...]
+    ) -> None:
+        """An event that is small and made of plain parts; ``flush`` writes it."""
+        self._noted.append((scope, message, metadata, node, step, path))
+
+    def flush(self) -> None:
+        """Write what was noted."""
+        noted = self._noted
+        if noted:
+            self._noted = []
+            if self.lane.attempt == self.number:  # else: a task that outlived its attempt
+                self.lane.tell(noted)
 
     def say(
         self,
@@ -76,9 +104,10 @@ class Attempt:
         step: int | None = None,
         path: tuple[str, ...] = (),
     ) -> None:
-        """Write one event. It is never refused: what does not fit is left out, and said to be."""
+        """Write one event of any size. It is never refused: what does not fit is left out, and said to be."""
+        self.flush()
         if self.lane.attempt != self.number:
-            return  # a task that outlived its attempt
+            return
         if len(message) > 10_000:
             message = message[:10_000] + "…"
         event = DiagnosticEvent(
@@ -100,23 +129,37 @@ class Attempt:
         self.observe("on_run_started", self.lane.run_id, self.lane.session_id, self.number)
 
     def step_started(self, tasks: tuple[Task, ...], step: int, path: tuple[str, ...]) -> None:
+        if len(tasks) == 1:
+            name = tasks[0].node
+            metadata = FrozenDict({"step": step, "nodes": self._alone(name)})
+            self.note("weavegraph.step.started", f"step {step}: {name}", metadata, None, step, path)
+            return
         names, text = _names(tasks)
-        metadata = {"step": step, "nodes": names}
-        self.say("weavegraph.step.started", f"step {step}: {text}", metadata, step=step, path=path)
+        self.say("weavegraph.step.started", f"step {step}: {text}", {"step": step, "nodes": names}, step=step, path=path)
 
     def step_finished(
         self, tasks: tuple[Task, ...], step: int, path: tuple[str, ...], more: Mapping[str, Any] | None
     ) -> None:
+        if len(tasks) == 1 and not more:
+            metadata = FrozenDict({"step": step, "nodes": self._alone(tasks[0].node)})
+            self.note("weavegraph.step.finished", f"step {step}", metadata, None, step, path)
+            return
         names, _ = _names(tasks)
-        metadata = {"step": step, "nodes": names}
+        full: dict[str, Any] = {"step": step, "nodes": names}
         if more:
             try:
-                metadata |= freeze_metadata(more)
-                admit(DiagnosticEvent("weavegraph.step.finished", "", freeze_metadata(metadata)), reserved=True)
+                full |= freeze_metadata(more)
+                admit(DiagnosticEvent("weavegraph.step.finished", "", freeze_metadata(full)), reserved=True)
             except (EventInvalidError, EventTooLargeError):
                 # Too large for an event: say where it can be had.
-                metadata = {"step": step, "nodes": names, "checkpoint": {"session": self.lane.session_id, "step": step}}
-        self.say("weavegraph.step.finished", f"step {step}", metadata, step=step, path=path)
+                full = {"step": step, "nodes": names, "checkpoint": {"session": self.lane.session_id, "step": step}}
+        self.say("weavegraph.step.finished", f"step {step}", full, step=step, path=path)
+
+    def _alone(self, name: str) -> FrozenList:
+        found = self._lists.get(name)
+        if found is None:
+            found = self._lists[name] = FrozenList((name,))
+        return found
 
     def node(
         self,
@@ -133,12 +176,14 @@ class Attempt:
         metadata: dict[str, Any] = {"node": name, "step": step, "attempt": self.number, "try": try_no}
         if duration is not None:
             metadata["duration"] = duration
-        if error is not None:
+        if error is None:
+            self.note(f"weavegraph.node.{what}", name, FrozenDict(metadata), name, step, path)
+        else:
             metadata["error"] = error[:10_000]
-        if code is not None:
-            metadata["code"] = code
-        self.say(f"weavegraph.node.{what}", name if error is None else error, metadata, node=name, step=step, path=path)
-        if what != "started":
+            if code is not None:
+                metadata["code"] = code
+            self.say(f"weavegraph.node.{what}", error, metadata, node=name, step=step, path=path)
+        if self._observers and what != "started":
             self.observe("on_node_finished", self.lane.run_id, name, step, what, duration or 0.0)
 
     def paused(

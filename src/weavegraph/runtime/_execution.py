@@ -191,6 +191,7 @@ class Execution:
             fingerprint=self.app.graph.fingerprint,
         )
         began = time.monotonic()
+        self.attempt.flush()
         await self.checkpointer.save(checkpoint)
         self.number = checkpoint.number
         metadata = {"session": lane.session_id, "number": checkpoint.number, "step": walk.step}

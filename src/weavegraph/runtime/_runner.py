@@ -234,6 +234,7 @@ class AppRunner(Generic[S]):
         assert walk is not None
         try:
             outcome = await execution.step()
+            execution.attempt.flush()
         except StepPaused as paused:
             await execution.end_with(paused)
             nodes = tuple(question.node for question in paused.questions)

@@ -20,12 +20,12 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["DEEP", "FLAT", "FROZEN", "StateView", "isolate", "weigh"]
+__all__ = ["ATOMS", "DEEP", "FLAT", "FROZEN", "StateView", "isolate", "weigh"]
 
 FROZEN, FLAT, DEEP = 0, 1, 2
 """Nothing in it can be changed; a list, dict or set of frozen things; anything else."""
 
-_ATOMS = frozenset(
+ATOMS = frozenset(
     {
         *(str, int, float, bool, type(None), bytes, complex, type(Ellipsis), type, range, uuid.UUID),
         *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, decimal.Decimal, fractions.Fraction),
@@ -39,15 +39,15 @@ _MAX_DEPTH = 8
 def weigh(value: Any, depth: int = 0) -> int:
     """How much of ``value`` has to be copied to keep the original safe."""
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return FROZEN
     if depth > _MAX_DEPTH:
         return DEEP
     if kind is list or kind is set:
-        return FLAT if all(type(item) in _ATOMS or weigh(item, depth + 1) == FROZEN for item in value) else DEEP
+        return FLAT if all(type(item) in ATOMS or weigh(item, depth + 1) == FROZEN for item in value) else DEEP
     if kind is dict:
         items = value.values()
-        return FLAT if all(type(item) in _ATOMS or weigh(item, depth + 1) == FROZEN for item in items) else DEEP
+        return FLAT if all(type(item) in ATOMS or weigh(item, depth + 1) == FROZEN for item in items) else DEEP
     if isinstance(value, (tuple, frozenset)):
         return FROZEN if all(weigh(item, depth + 1) == FROZEN for item in value) else DEEP
     if isinstance(value, enum.Enum):
@@ -76,7 +76,7 @@ def isolate(value: Any, weight: int) -> Any:
 
 def _deep(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return value
     known = memo.get(id(value))
     if known is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from weavegraph.errors import StateError
-from weavegraph.state._isolation import DEEP, FLAT, FROZEN, StateView, isolate, weigh
+from weavegraph.state._isolation import ATOMS, DEEP, FLAT, FROZEN, StateView, isolate, weigh
 from weavegraph.state._reducers import SAFE, add_messages, append, label, merge_patch
 from weavegraph.state._slots import INVOCATION_MARK
 
@@ -201,8 +201,9 @@ class StateSchema:
                     reducer = reducers[key]
                 except (KeyError, TypeError):
                     raise StateError(f"{node} wrote {key!r}; the state has: {', '.join(reducers)}") from None
-                weight = weigh(value)
-                value = isolate(value, weight)
+                weight = FROZEN if type(value) in ATOMS else weigh(value)
+                if weight:
+                    value = isolate(value, weight)
                 before = values.get(key, _ABSENT)
                 if reducer is None:
                     if writers.setdefault(key, node) != node:
