@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from datetime import timedelta
 
 import pytest
 
-from tests.support import balanced, clause, drain, fill, replay, settle
+from tests.support import StillClock, balanced, clause, drain, fill, replay, settle
 from weavegraph import (
     GAP_SCOPE,
     BackpressureError,
@@ -325,15 +326,40 @@ async def test_no_readers_pace_delays_a_producer_or_another_reader() -> None:
         never.close(), always.close()
 
 
-def test_one_warning_when_a_reader_lags(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_warning_in_ten_seconds_for_all_who_lag_or_are_cut_off(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.WARNING, "weavegraph.event_bus")
-    with EventHub() as hub, hub.subscribe(capacity=1, name="tortoise") as stream:
+    seconds = 1000.0
+    monkeypatch.setattr("weavegraph.bus._stream.clock", lambda: seconds)
+    bus = EventBus()
+    hub, hint = bus.open_lane("r", "s"), "read faster, or give it more capacity"
+    with hub.subscribe(capacity=1, name="tortoise") as stream, bus.subscribe(capacity=1) as other:
         for _ in range(20):
             fill(hub, 3)
-            drain(stream)
-    assert [record.message for record in caplog.records] == [
-        "subscriber 'tortoise' of 'hub' lagged and lost 2 events (2 in all); read faster, or give it more capacity"
+            drain(stream), drain(other)
+        seconds += 9.9
+        fill(hub, 3)
+        drain(other)
+        assert [record.message for record in caplog.records] == [
+            f"subscriber 'tortoise' of 'r' lagged and lost 2 events (2 in all); {hint}"
+        ]
+        seconds += 0.2
+        fill(hub, 3)
+        drain(other)
+        assert [record.message for record in caplog.records][1:] == [
+            f"subscriber 'bus-1' of 'bus' lagged and lost 2 events (44 in all); {hint}"
+        ]
+    seconds += 20.0
+    with hub.subscribe(capacity=1, overflow="disconnect", name="snail") as snail:
+        fill(hub, 3)
+        for _ in range(3):
+            with pytest.raises(SubscriberOverflowError):
+                snail.try_recv()
+    assert [record.message for record in caplog.records][2:] == [
+        f"subscriber 'snail' of 'r' fell behind and was cut off; {hint}"
     ]
+    bus.close()
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 1.5, True, "8"])
@@ -348,3 +374,113 @@ def test_what_is_no_capacity_is_refused(capacity: object) -> None:
 def test_other_wrong_arguments_of_subscribe_are_refused(wrong: dict[str, object]) -> None:
     with EventHub() as hub, pytest.raises(ConfigError):
         hub.subscribe(**wrong)  # type: ignore[arg-type]
+
+
+@clause("4.block", "L6")
+@pytest.mark.parametrize("text", ["", BIG])
+@pytest.mark.parametrize("who", ["its own lane", "another lane", "the bus"])
+def test_at_the_buss_byte_bound_a_block_reader_loses_nothing(text: str, who: str) -> None:
+    bus = EventBus(capacity=1 if who != "the bus" else 1000, bus_max_bytes=300 * 1024)
+    large, small = bus.open_lane("large", "s"), bus.open_lane("small", "s")
+    reader = bus.subscribe(overflow="block") if who == "the bus" else large.subscribe(overflow="block")
+    beside = large.subscribe(overflow="disconnect")
+    accepted = 0
+    with pytest.raises(BackpressureError):
+        for _ in range(1000):
+            large.publish(node_message("a", text))
+            accepted += 1
+            if who == "another lane" and accepted == (5 if text else 100):
+                fill(small, 300)  # at the bound it takes from itself
+    assert accepted == large.head > 4
+    assert (balanced(reader).dropped, reader.lag) == (0, reader.stats().head)
+    assert balanced(beside).closed is (who == "the bus" and beside.closed)
+    assert len(drain(reader)) == reader.stats().head
+    large.publish(node_message("a", text))
+    assert large.head == accepted + 1
+    reader.close(), beside.close()
+    bus.close()
+
+
+@clause("4.block")
+def test_what_the_runtime_writes_exceeds_the_bytes_rather_than_taking_from_a_block_reader() -> None:
+    bus = EventBus(max_bytes=100 * 1024)
+    lane = bus.open_lane("r", "s")
+    reader = lane.subscribe(overflow="block")
+    with pytest.raises(BackpressureError):
+        while True:
+            lane.publish(node_message("a", BIG))
+    full = lane.head
+    for _ in range(3):
+        lane._accept(node_message("weavegraph.x", BIG), reserved=True)
+    assert drain(reader) == [*range(1, full + 4)]
+    assert balanced(reader).dropped == 0
+    reader.close()
+    bus.close()
+
+
+@clause("4.disconnect", "4.block", "A2")
+def test_a_refused_event_cuts_nobody_off_and_takes_nothing_from_anybody() -> None:
+    bus = EventBus(max_bytes=100 * 1024)
+    lane = bus.open_lane("r", "s")
+    cut, other, block = lane.subscribe(overflow="disconnect"), lane.subscribe(), bus.subscribe(overflow="block")
+    with pytest.raises(BackpressureError):
+        while True:
+            lane.publish(node_message("a", "y" * 3000))
+    stats = balanced(cut)
+    assert (stats.closed, stats.head, balanced(other).dropped) == (False, lane.head, 0)
+    assert drain(cut) == drain(other) == drain(block) == [*range(1, lane.head + 1)]
+    for stream in (cut, other, block):
+        stream.close()
+    bus.close()
+
+
+@clause("4.disconnect")
+def test_the_head_of_who_is_cut_off_by_the_bytes_is_that_of_the_event_that_did_it() -> None:
+    with EventHub(max_bytes=100 * 1024) as hub:
+        stream = hub.subscribe(overflow="disconnect")
+        while not stream.closed:
+            hub.publish(node_message("a", BIG))
+        assert (balanced(stream).head, stream.stats().abandoned) == (hub.head, hub.head)
+
+
+@clause("A5", "4.block")
+async def test_an_emit_that_the_bus_refuses_is_counted_where_it_was_made_sync_or_async() -> None:
+    bus = EventBus(block_timeout=0.0)
+    lane = bus.open_lane("r", "s")
+    block = bus.subscribe(capacity=1, overflow="block")
+    fill(lane, 1)
+    assert lane.emitter().emit(node_message("a", "two")) is None
+    with pytest.raises(BackpressureError):
+        await lane.emitter().emit_async(node_message("a", "two"))
+    assert (lane.producer_stats().refused_full, bus._hub.producer_stats().refused_full) == (2, 0)
+    assert lane.producer_stats().attempts == 3
+    block.close()
+    await bus.shutdown()
+    with pytest.raises(Exception, match="is over"):
+        lane.publish(node_message("a", "late"))
+    assert (lane.producer_stats().refused_closed, lane.producer_stats().attempts) == (1, 4)
+
+
+@clause("A1")
+def test_lag_in_seconds_and_the_distance_to_loss() -> None:
+    clock = StillClock()
+    with EventHub(clock=clock, max_bytes=100 * 1024) as hub:
+        bounded, bytes_decide = hub.subscribe(capacity=10), hub.subscribe(capacity=10**9)
+        assert (bounded.stats().lag_seconds, bounded.stats().distance_to_loss) == (0.0, 10)
+        assert bytes_decide.stats().distance_to_loss == 100
+        fill(hub, 3)
+        clock.at += timedelta(seconds=4)
+        fill(hub, 4)
+        clock.at += timedelta(seconds=1)
+        stats = bounded.stats()
+        assert (stats.lag, stats.lag_seconds, stats.distance_to_loss) == (7, 5.0, 3)
+        assert bytes_decide.stats().distance_to_loss == 93
+        for _ in range(3):
+            bounded.try_recv()
+        assert (bounded.stats().lag_seconds, bounded.stats().distance_to_loss) == (1.0, 6)
+        fill(hub, 6)
+        assert (bounded.stats().distance_to_loss, bounded.stats().dropped) == (0, 0)
+        fill(hub, 1)
+        assert (bounded.stats().distance_to_loss, bounded.stats().dropped) == (0, 1)
+        bounded.close(), bytes_decide.close()
+        assert (bounded.stats().lag_seconds, bounded.stats().distance_to_loss) == (0.0, None)

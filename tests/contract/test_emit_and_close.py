@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import warnings
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from weavegraph import (
     EventInvalidError,
     EventTooLargeError,
     HubClosedError,
+    LLMStreamingEvent,
     MemorySink,
     NodeContextError,
     NodeEvent,
@@ -536,3 +538,35 @@ def test_whatever_happens_inside_of_making_room_is_kept(what: str, monkeypatch: 
         assert drain(stream) == [*range(stream.stats().s0 + 1, hub.head + 1)]
         stream.close()
     hub.close()
+
+
+@clause("E4")
+@pytest.mark.parametrize("where", ["metadata", "key", "node_id", "message", "path", "phase", "chunk", "run_id"])
+def test_a_field_whose_own_code_raises_is_a_refusal_by_name(where: str) -> None:
+    class Evil(dict):  # type: ignore[type-arg]
+        def _raise(self, *_: object) -> Any:
+            raise RuntimeError("boom")
+
+        __repr__ = __eq__ = __ne__ = __iter__ = items = __bool__ = __len__ = _raise  # type: ignore[assignment]
+        __hash__ = object.__hash__
+
+    class Text(str):
+        def isascii(self) -> bool:
+            raise RuntimeError("boom")
+
+    evil = Evil()
+    event: Any = {
+        "metadata": lambda: NodeEvent("a", "m", evil),
+        "key": lambda: NodeEvent("a", "m", {evil: 1}),  # type: ignore[dict-item]
+        "node_id": lambda: NodeEvent("a", "m", node_id=evil),  # type: ignore[arg-type]
+        "message": lambda: NodeEvent("a", evil),  # type: ignore[arg-type]
+        "path": lambda: NodeEvent("a", "m", path=evil),  # type: ignore[arg-type]
+        "phase": lambda: LLMStreamingEvent("a", "m", chunk="m", phase=evil),  # type: ignore[arg-type]
+        "chunk": lambda: LLMStreamingEvent("a", "m", chunk=evil),  # type: ignore[arg-type]
+        "run_id": lambda: NodeEvent("a", "m", run_id=evil),  # type: ignore[arg-type]
+    }[where]()
+    with EventHub() as hub:
+        with pytest.raises(EventInvalidError, match="event refused"):
+            hub.publish(event)
+        assert (hub.head, hub.producer_stats().refused_invalid) == (0, 1)
+        assert hub.publish(NodeEvent("a", Text("fine"))) == 1

@@ -5,12 +5,24 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.support import balanced, clause, drain, fill, settle
-from weavegraph import EventBus, EventHub, Lagged, MemorySink, RunClosedError, node_message
+from weavegraph import (
+    EndOfStream,
+    Event,
+    EventBus,
+    EventHub,
+    EventStream,
+    Lagged,
+    MemorySink,
+    RunClosedError,
+    node_message,
+)
+from weavegraph.bus import RetryPolicy
 from weavegraph.errors import BackpressureError, EventInvalidError, HubClosedError
 
 
@@ -293,3 +305,123 @@ def test_counts_are_integers_and_reading_changes_nothing() -> None:
         counts = ("s0", "head", "delivered", "filtered", "dropped", "reported", "buffered", "abandoned")
         assert all(type(getattr(first, count)) is int for count in counts)
         assert all(getattr(first, count) == getattr(second, count) for count in counts)
+
+
+@clause("A1", "A2")
+@pytest.mark.parametrize("how", ["try_recv", "recv", "recv_many", "async for", "next_timeout", "blocking"])
+async def test_delivered_is_what_the_reader_really_got(how: str) -> None:
+    """Against the events in its hands, not against another count."""
+    with EventHub(max_bytes=64 * 1024) as hub:
+        stream = hub.subscribe(capacity=7, filter=lambda event: event.seq % 2 == 0)
+        got: list[int] = []
+        lost: list[tuple[int, int]] = []
+
+        def take(event: Event) -> None:
+            if event.seq:
+                got.append(event.seq)
+            else:
+                lost.append((event.metadata["first_seq"], event.metadata["last_seq"]))
+
+        for burst in (3, 20, 1, 7, 8, 30):
+            fill(hub, burst)
+            while stream.lag or stream.stats().pending_report:
+                if how == "try_recv":
+                    event = stream.try_recv()
+                    events = () if event is None else (event,)
+                elif how == "recv_many":
+                    events = stream._take_many(3)
+                elif how == "blocking":
+                    event = await asyncio.to_thread(stream.blocking().next_timeout, 0)
+                    events = () if event is None else (event,)
+                else:
+                    event = await stream.next_timeout(0) if how != "async for" else await _one(stream)
+                    events = () if event is None else (event,)
+                for each in events:
+                    take(each)
+                stats = balanced(stream)
+                assert stats.delivered == len(got)
+                assert stats.reported == sum(last - first + 1 for first, last in lost)
+        missing = {seq for first, last in lost for seq in range(first, last + 1)}
+        assert sorted([*got, *missing]) == sorted({*range(2, hub.head + 1, 2), *missing})
+        assert balanced(stream).filtered == hub.head - len(got) - len(missing)
+        stream.close()
+
+
+async def _one(stream: EventStream) -> Event | None:
+    if stream.lag == 0 and not stream.stats().pending_report:
+        return None
+    reading = asyncio.ensure_future(anext(aiter(stream)))
+    await settle()
+    if reading.done():
+        return reading.result()
+    reading.cancel()
+    await asyncio.wait([reading])
+    return None
+
+
+@clause("A6")
+async def test_delivered_of_a_sink_is_what_it_really_took() -> None:
+    """Sync, inline, async and with its own loop, each with a bounded room and failures, against what they hold."""
+
+    class Base:
+        capacity, max_batch = 50, 7
+
+        def __init__(self, name: str) -> None:
+            self.name, self.got = name, []  # type: ignore[var-annotated]
+
+        def take(self, batch: Sequence[Event]) -> None:
+            if any(event.message.endswith("13") for event in batch):
+                raise ValueError
+            self.got += [event.seq for event in batch]
+
+    class Sync(Base):
+        def handle(self, batch: Sequence[Event]) -> None:
+            self.take(batch)
+
+    class Inline(Sync):
+        inline = True
+
+    class Async(Base):
+        async def handle(self, batch: Sequence[Event]) -> None:
+            await asyncio.sleep(0)
+            self.take(batch)
+
+    class Own(Base):
+        async def run(self, stream: EventStream) -> None:
+            async for event in stream:
+                if event.seq:
+                    self.got.append(event.seq)
+
+    sinks = [Sync("sync"), Inline("inline"), Async("async"), Own("own")]
+    bus = EventBus(sinks, sink_retry=RetryPolicy(tries=2, base=0.0, cap=0.0))
+    for _ in range(20):
+        fill(bus._hub, 100)
+        assert (await bus.flush(timeout=30)).complete
+        for sink, stats in zip(sinks, bus.metrics().sinks, strict=True):
+            assert (stats.unaccounted, stats.buffered, stats.position) == (0, 0, bus.head)
+            assert stats.delivered == len(sink.got) == len(set(sink.got))
+            assert sink.got == sorted(sink.got)
+            assert stats.dead_lettered + stats.delivered + stats.dropped == bus.head
+    assert sum(stats.dead_lettered for stats in bus.metrics().sinks) == len(bus.dead_letters())
+    await bus.shutdown(30)
+
+
+@clause("A3")
+@pytest.mark.parametrize("moment", ["before the loss is booked", "between two looks"])
+def test_a_stream_closed_by_another_thread_while_it_takes_gives_no_empty_notice(moment: str) -> None:
+    with EventHub() as hub:
+        stream = hub.subscribe(capacity=2)
+        fill(hub, 10)
+        real = stream._lose
+
+        def lose(floor: int) -> object:
+            stream.close()
+            if moment == "between two looks":
+                fill(hub, 5)
+            return real(floor)
+
+        stream._lose = lose  # type: ignore[method-assign, assignment]
+        with pytest.raises(EndOfStream):
+            stream.try_recv()
+        stats = balanced(stream)
+        assert (stats.delivered, stats.dropped, stats.reported, stats.abandoned) == (0, 8, 8, 2)

@@ -422,3 +422,57 @@ async def test_a_loop_that_was_closed_while_a_reader_was_parked_harms_nobody() -
         fill(hub, 1)
         assert (await waiting).seq == 1
         lost.close()
+
+
+@clause("R4")
+@pytest.mark.parametrize("how", RECEIVES)
+async def test_a_second_loop_is_refused_also_when_an_event_is_ready(how: str) -> None:
+    with EventHub() as hub, hub.subscribe() as stream:
+        fill(hub, 3)
+        await RECEIVES[how](stream)
+        with pytest.raises(WrongLoopError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, _receive(how, stream))
+        assert stream.position == 1
+        assert await asyncio.to_thread(next, stream.blocking())  # a plain thread may go on with it
+        assert drain(stream) == [3]
+
+
+async def _receive(how: str, stream: EventStream) -> Any:
+    return await RECEIVES[how](stream)
+
+
+@clause("R4")
+async def test_two_iterations_of_one_stream_do_not_share_its_events() -> None:
+    with EventHub() as hub, hub.subscribe() as stream:
+        fill(hub, 100)
+        got: list[int] = []
+
+        async def read() -> None:
+            async for event in stream:
+                got.append(event.seq)
+                await asyncio.sleep(0)
+                if event.seq == 100:
+                    return
+
+        first, second = asyncio.ensure_future(read()), asyncio.ensure_future(read())
+        with pytest.raises(StreamBusyError):
+            await second
+        await first
+        assert got == [*range(1, 101)]
+        fill(hub, 1)
+        async for event in stream:  # the first has ended: another may begin
+            assert event.seq == 101
+            break
+
+
+@clause("R2")
+async def test_no_number_of_seconds_is_no_timeout() -> None:
+    with EventHub() as hub, hub.subscribe() as stream:
+        for call in (lambda: asyncio.run(stream.next_timeout(float("nan"))), lambda: _poll_for(stream, float("nan"))):
+            with pytest.raises(ValueError, match="give a number of seconds"):
+                await asyncio.to_thread(call)
+        assert await asyncio.to_thread(_poll_for, stream, -1.0) is None
+
+
+def _poll_for(stream: EventStream, seconds: float) -> object:
+    return stream.blocking().next_timeout(seconds)

@@ -334,12 +334,16 @@ class EventStream:
             await self._park(deadline)
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        running = None if self._iteration is None else self._iteration()
-        if getattr(running, "ag_frame", None) is not None:
+        if self._iterating():
             raise StreamBusyError  # two iterations would share the events, each seeing some (contract R4)
         iteration = self._iterate()
         self._iteration = weakref.ref(iteration)
         return iteration
+
+    def _iterating(self) -> bool:
+        # An iteration that was left by break or an exception is gone at once, with its last reference.
+        iteration = None if self._iteration is None else self._iteration()
+        return getattr(iteration, "ag_frame", None) is not None
 
     async def _iterate(self) -> AsyncGenerator[Event, None]:
         # An async generator over the persistent cursor is the fastest pure-Python form (a coroutine __anext__
