@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from weavegraph import EventBusConfig, MemorySink, RuntimeConfig, SinkConfig
+from tests.support import clause
+from weavegraph import EventBus, EventBusConfig, MemorySink, RuntimeConfig, SinkConfig
 from weavegraph.bus import DEFAULT_BLOCK_TIMEOUT, DEFAULT_CAPACITY, DEFAULT_MAX_BYTES, DiagnosticsConfig
 from weavegraph.bus._bus import DEFAULT_BUS_MAX_BYTES, DEFAULT_KEEP_RUNS, DEFAULT_SINK_TIMEOUT
 from weavegraph.errors import ConfigError
@@ -130,3 +132,114 @@ def test_credentials_of_a_url_are_never_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         SinkConfig.parse("//ada:hunter2@host")
     assert "hunter2" not in str(caught.value)
+
+
+SECRETS = (
+    "kafka:h?sasl_password=hunter2",
+    "kafka:h?SASL_PASSWORD=hunter2",
+    "nats:h?access_token=hunter2&name=n",
+    "s3:b?secret_access_key=hunter2",
+    "x:h?credentials=hunter2",
+    "redis://u:hunter2@h/0",
+    "redis://u:p@hunter2@h",
+    "redis://u:p/hunter2@h",
+    "redis://hunter2@h",
+    "redis:u:hunter2@h",
+    "redis:hunter2@h",
+    "kafka:h?url=redis://u:hunter2@h/0",
+)
+
+
+@clause("12.7")
+@pytest.mark.parametrize("url", SECRETS)
+def test_no_secret_of_a_url_is_shown_in_a_repr_or_an_error(url: str) -> None:
+    config = EventBusConfig(sinks=(url,))
+    shown = [repr(config), config.sinks[0].url, str(config)]
+    for wrong in (
+        lambda: EventBus.from_config(config),
+        lambda: SinkConfig.parse(url.partition(":")[2].replace(":", ";")),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            wrong()
+        shown.append(str(caught.value))
+    assert not [text for text in shown if "hunter2" in text]
+    whole = repr(config.sinks[0].options) + config.sinks[0].target
+    assert "hunter2" in whole  # the sink itself is given it
+
+
+@clause("12.7")
+def test_a_question_mark_in_a_password_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigError, match="%3F") as caught:
+        SinkConfig.parse("redis://u:hunt?er2@h")
+    assert "hunt" not in str(caught.value) and "er2" not in str(caught.value)
+
+
+@clause("12.7")
+@pytest.mark.parametrize("url", ["jsonl:/home/a@b/events.jsonl", "stdout:", "kafka:h1,h2?linger_ms=5&user=ada"])
+def test_what_is_no_secret_is_shown(url: str) -> None:
+    assert SinkConfig.parse(url).url == url
+
+
+def test_secrets_stay_text_and_other_options_become_what_they_say() -> None:
+    options = SinkConfig.parse("x:?keep=3&password=123&sync=no&a=yes&b=off&c=on&d=none&e=true&f=-1&g=word").options
+    assert options == {
+        "keep": 3, "password": "123", "sync": False, "a": True, "b": False, "c": True, "d": None, "e": True, "f": "-1",
+        "g": "word",
+    }  # fmt: skip
+
+
+def test_a_sink_said_in_two_ways_is_one() -> None:
+    table = {"kind": "jsonl", "target": "a", "options": {"keep": 3}}
+    assert len(EventBusConfig(sinks=("jsonl:a?keep=3", table)).sinks) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: EventBus(keep_runs=-1), "keep_runs=-1: give a whole number from 0"),
+        (lambda: EventBus(keep_runs="x"), "keep_runs='x'"),  # type: ignore[arg-type]
+        (lambda: EventBus(bus_max_bytes="x"), "bus_max_bytes='x'"),  # type: ignore[arg-type]
+        (lambda: EventBus(sink_timeout="x"), "sink_timeout='x': give seconds"),  # type: ignore[arg-type]
+        (lambda: EventBus(sink_timeout=float("nan")), "sink_timeout=nan"),
+        (lambda: EventBus(block_timeout="5"), "block_timeout='5'"),  # type: ignore[arg-type]
+        (lambda: EventBus(max_bytes=1.5), "max_bytes=1.5"),  # type: ignore[arg-type]
+        (lambda: EventBus(diagnostics=True), "diagnostics=True: give a DiagnosticsConfig"),  # type: ignore[arg-type]
+        (lambda: DiagnosticsConfig(capacity=0), "capacity=0"),
+        (lambda: DiagnosticsConfig(enabled="no"), "diagnostics.enabled='no'"),  # type: ignore[arg-type]
+        (lambda: DiagnosticsConfig(emit_to_events=1), "diagnostics.emit_to_events=1"),  # type: ignore[arg-type]
+        (lambda: RuntimeConfig(event_bus=5), "event_bus=5: give an EventBusConfig"),  # type: ignore[arg-type]
+        (lambda: EventBusConfig(diagnostics=True), "event_bus.diagnostics=True"),
+        (lambda: EventBusConfig(diagnostics={"capacity": -1}), "capacity=-1"),
+        (lambda: EventBusConfig(sinks="stdout:"), "event_bus.sinks='stdout:': give a list"),  # type: ignore[arg-type]
+        (lambda: EventBusConfig(sinks=MemorySink()), "give a list"),  # type: ignore[arg-type]
+        (lambda: SinkConfig(kind=5), "sink kind '5'"),  # type: ignore[arg-type]
+        (lambda: SinkConfig(kind="memory", options=5), "options are a table"),  # type: ignore[arg-type]
+        (lambda: SinkConfig(kind="memory", options={1: 2}), "options are a table"),  # type: ignore[dict-item]
+        (lambda: SinkConfig(kind="memory", name=5), "a sink's name=5"),  # type: ignore[arg-type]
+        (lambda: SinkConfig(kind="memory", target=5), "target=5"),  # type: ignore[arg-type]
+        (lambda: SinkConfig(kind="memory", capacity=True), "capacity=True"),
+    ],
+)
+def test_a_wrong_value_in_code_is_a_config_error_at_once(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("w.toml", "tool = 5", "no table [tool.weavegraph]"),
+        ("w.toml", "[tool.weavegraph]\nstep_limit = 0", "step_limit=0"),
+        ("w.toml", "[tool]\nweavegraph = 5", "no table [tool.weavegraph]"),
+        ("w.toml", "[tool.other]\nx = 1\n[build-system]\nrequires = []", "no table [tool.weavegraph]"),
+        ("pyproject.toml", "[build-system]\nrequires = []", "no table [tool.weavegraph]"),
+        ("w.toml", "event_bus = 5", "event_bus=5"),
+        ("w.toml", '[event_bus]\nsinks = "stdout:"', "give a list, as in sinks=['stdout:']"),
+    ],
+)
+def test_a_file_with_our_settings_in_the_wrong_place_says_so(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        RuntimeConfig.from_toml(tmp_path / name)
+    assert words in str(caught.value)

@@ -81,6 +81,8 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"sink {_masked(url)!r}: write it as kind:target, for instance 'stdout:'")
         target, _, query = rest.partition("?")
         texts = dict(parse_qsl(query, keep_blank_values=True))
+        if any("@" in key for key in texts):
+            raise ConfigError(f"sink {_masked(kind + ':' + target + '@')!r}: write a '?' of a password as %3F")
         name, capacity = texts.pop("name", None), texts.pop("capacity", None)
         if capacity is not None and not (capacity.isascii() and capacity.isdigit()):
             raise ConfigError(f"sink {_masked(url)!r}: capacity={capacity!r}: give a whole number from 1")

@@ -132,7 +132,8 @@ def test_the_rust_style(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"rotate_bytes": 0}, {"rotate_bytes": True}, {"keep": 0}, {"style": "xml"}, {"path": ""}]
+    "options",
+    [{"rotate_bytes": 0}, {"rotate_bytes": True}, {"keep": 0}, {"style": "xml"}, {"path": ""}, {"sync": "yes"}],
 )
 def test_wrong_options_are_refused_at_the_door(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
@@ -160,3 +161,71 @@ async def test_on_a_bus_everything_that_was_flushed_is_in_the_file(tmp_path: Pat
         assert (await bus.flush(timeout=30)).complete
         assert [event.message for event in read_jsonlines(path).events] == [str(n) for n in range(500)]
     assert [event.seq for event in read_jsonlines(path).events] == list(range(1, 501))
+
+
+def names(folder: Path) -> dict[str, str]:
+    return {file.name: read_jsonlines(file).events[0].message for file in sorted(folder.iterdir())}
+
+
+def test_a_rotation_that_fails_costs_no_older_file_and_the_events_are_written_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "e.jsonl"
+    sink = JsonLinesSink(path, rotate_bytes=1, keep=3)
+    for n in range(5):
+        sink.handle(events(str(n)))
+    assert names(tmp_path) == {"e.jsonl": "4", "e.jsonl.1": "3", "e.jsonl.2": "2", "e.jsonl.3": "1"}
+    real = Path.replace
+
+    def busy(self: Path, target: Path) -> Path:
+        if self == path:
+            raise PermissionError(13, "in use")
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", busy)
+        for n in range(5, 8):
+            sink.handle(events(str(n)))
+    # The place for it was made once, as for any rotation; the failures after that took nothing more.
+    assert names(tmp_path) == {"e.jsonl": "4", "e.jsonl.2": "3", "e.jsonl.3": "2"}
+    assert [event.message for event in read_jsonlines(path).events] == ["4", "5", "6", "7"]
+    assert [record.message for record in caplog.records] == [
+        f"{path} cannot be rotated and is written on: [Errno 13] in use"
+    ]
+    sink.handle(events("8"))
+    assert names(tmp_path) == {"e.jsonl": "8", "e.jsonl.1": "4", "e.jsonl.2": "3", "e.jsonl.3": "2"}
+    sink.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_pipe_is_never_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    sink = JsonLinesSink(path, rotate_bytes=1)
+    for n in range(3):
+        sink.handle(events(str(n)))
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
+    assert os.read(reader, 100_000).count(b"\n") == 3
+    sink.close()
+    os.close(reader)
+
+
+@clause("S6")
+def test_a_line_that_is_too_long_is_counted_once_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    write(path, events("one"))
+    line = path.read_bytes()
+    for length in (4 * 2**20 - 1, 4 * 2**20, 4 * 2**20 + 1, 9 * 2**20, 12 * 2**20):
+        path.write_bytes(b"x" * length + b"\n" + line)
+        found = read_jsonlines(path)
+        assert (len(found.events), found.invalid, found.torn) == (1, 1, 0), length
+        path.write_bytes(line + b"x" * length)
+        found = read_jsonlines(path)
+        assert (len(found.events), found.invalid, found.torn) == (1, 0, 1), length
+
+
+def test_lines_of_the_rust_style_are_for_other_readers(tmp_path: Path) -> None:
+    write(tmp_path / "e.jsonl", events("one", "two"), style="rust")
+    found = read_jsonlines(tmp_path / "e.jsonl")
+    assert (found.events, found.invalid, found.torn) == ([], 2, 0)

@@ -72,3 +72,47 @@ async def test_opening_a_channel_late_loses_nothing_and_its_loss_is_counted() ->
         assert got[0].metadata == {"count": 7, "first_seq": 1, "last_seq": 7}
         assert [event.seq for event in got[1:4]] == [8, 9, 10]
         assert channel.stream.stats().dropped == 7
+
+
+@pytest.mark.parametrize("how", ["loop", "thread"])
+@pytest.mark.parametrize("end", ["the source closes", "close", "cut off"])
+async def test_the_end_comes_once_however_it_ends_also_with_raised_lags(how: str, end: str) -> None:
+    target: Any = asyncio.Queue() if how == "loop" else queue.Queue()
+
+    async def take() -> Any:
+        return await target.get() if how == "loop" else await asyncio.to_thread(target.get, timeout=30)
+
+    with EventHub() as hub:
+        overflow = "disconnect" if end == "cut off" else "drop_oldest"
+        channel = ChannelSink(hub, target, capacity=2, on_lag="raise", overflow=overflow)
+        for n in range(2):
+            hub.publish(node_message("a", str(n)))
+        assert channel.open() is channel.open()
+        assert [(await take()).seq for _ in range(2)] == [1, 2]
+        with hub._lock:  # the feeder does not see them one by one
+            for n in range(5):
+                hub.publish(node_message("a", str(n)))
+        got = []
+        if end != "cut off":
+            got = [(await take()).seq for _ in range(2)]
+            assert got == [6, 7] or how == "thread"
+        channel.close() if end == "close" else hub.close()
+        while (event := await take()) is not ChannelSink.END:
+            got.append(event.seq)
+        assert got == [] or got[-1] == 7
+        assert channel.stream.closed
+        assert target.empty()
+        channel.close()
+
+
+async def test_the_end_waits_for_room_in_a_full_queue() -> None:
+    target: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
+    with EventHub() as hub:
+        channel = ChannelSink(hub, target).open()
+        sent = [hub.publish(node_message("a", str(n))) for n in range(3)]
+        assert (await target.get()).seq == sent[0]
+        channel.close()
+        rest = [await target.get() for _ in range(2)]
+        while rest[-1] is not ChannelSink.END:
+            rest.append(await target.get())
+        assert [event.seq for event in rest[:-1]] in ([2], [2, 3])

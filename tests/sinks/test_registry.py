@@ -72,3 +72,46 @@ async def test_a_third_partys_sink_works_by_name(tmp_path: Path, monkeypatch: py
         await bus.flush(timeout=30)
         loud: Any = bus.sinks["loud"]
         assert (loud.target, loud.heard) == ("square", ["HELLO"])
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("stdout:foo", "give an open text stream"),
+        ("stdout:?format=json", "give a function from an event to its text"),
+        ("stdout:?color=red", "give True, False or None"),
+        ("jsonl:", "cannot be made of this target and these options"),
+        ("jsonl:x?sync=maybe", "sync='maybe'"),
+        ("memory:many", "give a whole number from 1"),
+    ],
+)
+def test_what_a_built_in_sink_cannot_use_is_refused_before_any_event(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_sink(SinkConfig.parse(url))
+
+
+async def test_a_name_and_a_capacity_may_be_given_to_a_sink_object() -> None:
+    memory = MemorySink()
+    config = EventBusConfig(sinks=(SinkConfig(sink=memory, name="mine", capacity=5),))
+    async with EventBus.from_config(config) as bus:
+        assert bus.sinks == {"mine": memory}
+        assert bus.metrics().sinks[0].distance_to_loss == 5
+
+    class Slotted:
+        __slots__ = ()
+
+        def handle(self, batch: object) -> None: ...
+
+    with pytest.raises(ConfigError, match="Slotted takes no name or capacity"):
+        make_sink(SinkConfig(sink=Slotted(), name="x"))
+
+
+def test_an_entry_point_without_its_attribute_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import EntryPoint
+
+    from weavegraph.sinks import _registry
+
+    point = EntryPoint("foo", "json:Nope", "weavegraph.sinks")
+    monkeypatch.setattr(_registry, "_entry_points", lambda: {"foo": point})
+    with pytest.raises(ConfigError, match=r"registered as json:Nope, which cannot be imported"):
+        make_sink(SinkConfig(kind="foo"))

@@ -37,6 +37,12 @@ def written(*messages: str, stream: io.StringIO | None = None, **options: object
         ("\u202eevil", "\\u202eevil"),
         ("a\u2028b\u2029c", "a\\u2028b\\u2029c"),
         ("zero\u200bwidth", "zero\\u200bwidth"),
+        ("\u061cmark", "\\u061cmark"),
+        ("\u180evowel", "\\u180evowel"),
+        ("a\ufff9b\ufffac\ufffb", "a\\ufff9b\\ufffac\\ufffb"),
+        ("tag\U000e0041\U000e007f", "tag\\U000e0041\\U000e007f"),
+        ("\u206a\u206f", "\\u206a\\u206f"),
+        ("plain é 😀 漢", "plain é 😀 漢"),
     ],
 )
 def test_control_characters_never_reach_a_terminal(hostile: str, shown: str) -> None:
