@@ -389,10 +389,10 @@ def _write(folder: str, seed: str, appends: str, mode: str) -> None:
     asyncio.run(write(Path(folder) / "power.db", acks, int(seed), int(appends), durability))
 
 
-def power(images: int, seed: int, folder: Path, mode: str = "durable") -> Findings:
+def power(images: int, seed: int, folder: Path, mode: str = "durable", appends: int = 60) -> Findings:
     """Cut the power at random points of a recording; look at each disk that may be left."""
     dice, findings = random.Random(seed), Findings()
-    steps = record(folder, seed, 60, mode)
+    steps = record(folder, seed, appends, mode)
     findings.counts["system calls"] = len(steps)
     cuts = sorted(dice.randrange(1, len(steps) + 1) for _ in range(images))
     disk, taken = Disk(), 0
@@ -604,6 +604,7 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=2000)
     parser.add_argument("--seconds", type=float, help="kill: stop after that many, whatever the cycles")
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--appends", type=int, default=60, help="power: of each run in the recording")
     parser.add_argument("--places", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
@@ -624,9 +625,9 @@ def main() -> int:
         if options.campaign == "kill":
             note("kill -9", kill(options.cycles, options.seed, folder, options.seconds))
         elif options.campaign == "power":
-            note("power cut, durable", power(options.images, options.seed, folder))
-            note("power cut, relaxed", power(options.images, options.seed, folder, "relaxed"))
-            control = power(max(options.images // 4, 20), options.seed, folder, "off")
+            note("power cut, durable", power(options.images, options.seed, folder, appends=options.appends))
+            note("power cut, relaxed", power(options.images, options.seed, folder, "relaxed", options.appends))
+            control = power(max(options.images // 4, 20), options.seed, folder, "off", options.appends)
             lines.append(f"power cut, control with synchronous=OFF: {figures(control)}")
             if not control.problems:
                 wrong.append("the control lost nothing: this campaign proves nothing")

@@ -29,17 +29,17 @@ def campaign(*arguments: str) -> str:
 
 @clause("8.kill", "D1", "D2", "D3")
 def test_a_killed_writer_loses_nothing_it_was_told_is_kept() -> None:
-    assert "lost 0, wrong 0; problems 0" in campaign("kill", "--cycles", "70", "--seconds", "25", "--seed", "1")
+    assert "lost 0, wrong 0; problems 0" in campaign("kill", "--cycles", "100", "--seconds", "12", "--seed", "1")
 
 
 @clause("D1", "D2", "D3")
 @pytest.mark.skipif(shutil.which("strace") is None, reason="records system calls with strace")
 def test_a_power_cut_loses_nothing_durable_and_only_a_suffix_otherwise() -> None:
-    found = campaign("power", "--images", "30", "--seed", "1")
+    found = campaign("power", "--images", "30", "--appends", "20", "--seed", "1")
     assert found.count("lost 0, wrong 0; problems 0") == 2
     assert "control with synchronous=OFF" in found
 
 
 @clause("D2")
 def test_a_flipped_bit_is_found_or_harmless() -> None:
-    assert "problems 0" in campaign("flips", "--places", "120", "--seed", "1")
+    assert "problems 0" in campaign("flips", "--places", "80", "--seed", "1")

@@ -50,7 +50,7 @@ class Notices:
     """The watchers of one store or log. Any thread may tell; each watcher is woken in its own loop."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: the collector may close a watch while this thread tells others
         self._watches: dict[str, set[Watch]] = {}
 
     def watch(self, topic: str) -> Watch:
@@ -61,7 +61,7 @@ class Notices:
         if not self._watches:
             return
         with self._lock:
-            watches = [watch for topic in topics for watch in self._watches.get(topic, ())]
+            watches = [watch for topic in topics for watch in tuple(self._watches.get(topic, ()))]
         for watch in watches:
             watch.tell()
 

@@ -46,7 +46,7 @@ class _Database:
         self.writer.stop()
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # re-entrant: the collector may give up a handle while this thread opens another
 _databases: dict[Path, _Database] = {}  # guarded by _lock
 _closing: set[_Database] = set()  # given up by everyone, and not closed yet; guarded by the GIL
 _forked: dict[Path, _Database] = {}  # open in the parent when this process was forked; held so that nothing closes them
@@ -222,7 +222,7 @@ def _flush_at_exit() -> None:
 def _after_fork() -> None:
     """In the child: SQLite's table of locks came along although the locks did not, so the file is out of bounds."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _forked.update(_databases)
     _forked.update({database.path: database for database in _closing})
     _databases.clear()
