@@ -17,7 +17,7 @@ import pytest
 from tests.storage.test_store import note, opened, texts
 from tests.support import clause
 from weavegraph.errors import LogUnavailableError
-from weavegraph.storage import SqliteStore
+from weavegraph.storage import SqliteStore, _turn
 
 pytestmark = clause("D5")
 
@@ -296,3 +296,35 @@ asyncio.run(main())
     assert [(process.returncode, process.stderr) for process in found] == [(0, "")] * 4
     async with opened(tmp_path / "a.db") as store:
         assert sorted(await store.query(texts)) == sorted(str(n) for n in range(4) for _ in range(20))
+
+
+@pytest.mark.skipif(not _turn.NEEDED, reason="this SQLite needs no turns")
+def test_processes_take_turns(tmp_path: Path) -> None:
+    """Another process's turn is waited for and then told by name; a killed process gives its turn back."""
+    found = script(
+        """
+import fcntl
+path = Path(sys.argv[1])
+async def main():
+    async with opened(path, busy_timeout=0.05) as store:
+        await store.submit(note("before"))
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            file = os.open(f"{path}-mark", os.O_RDWR)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.write(writing, b"x")
+            signal.pause()
+        os.read(reading, 1)
+        try:
+            await store.submit(note("refused"))
+        except LogUnavailableError as error:
+            print(error.code)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        print(await store.submit(note("after")))
+asyncio.run(main())
+""",
+        str(tmp_path / "a.db"),
+    )
+    assert found.stdout.splitlines() == ["log_unavailable", "(2,)"], found.stderr

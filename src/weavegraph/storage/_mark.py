@@ -24,7 +24,7 @@ class Mark:
 
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + "-mark")
-        self._file: int | None = None
+        self.file: int | None = None  # the descriptor while the store is open
         self._store_id = b""
 
     def read(self) -> tuple[bytes, int]:
@@ -42,19 +42,19 @@ class Mark:
     def open(self, store_id: bytes) -> None:
         self._store_id = store_id
         with contextlib.suppress(OSError):
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+            self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
 
     def write(self, commits: int) -> None:
         """Note an acknowledged commit. A mark that cannot be written costs its protection, never the commit."""
-        if self._file is not None:
+        if self.file is not None:
             with contextlib.suppress(OSError):
-                os.lseek(self._file, 0, os.SEEK_SET)
-                os.write(self._file, _packed(self._store_id, commits))
+                os.lseek(self.file, 0, os.SEEK_SET)
+                os.write(self.file, _packed(self._store_id, commits))
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self.file is not None:
+            os.close(self.file)
+            self.file = None
 
 
 def _packed(store_id: bytes, commits: int) -> bytes:

@@ -226,6 +226,8 @@ def _after_fork() -> None:
     _forked.update(_databases)
     _forked.update({database.path: database for database in _closing})
     _databases.clear()
+    for database in _forked.values():
+        database.writer.abandon()
 
 
 atexit.register(_flush_at_exit)

@@ -19,6 +19,7 @@ from weavegraph.storage._mark import Mark
 from weavegraph.storage._notices import Notices
 from weavegraph.storage._open import open_writer
 from weavegraph.storage._schema import Schema, apply
+from weavegraph.storage._turn import turn
 
 __all__ = ["Writer"]
 
@@ -63,6 +64,10 @@ class Writer:
         """Whether the file is open and these are there, so that a reader may look at once. Any thread."""
         return self.generation > 0 and self._applied.issuperset(schemas)
 
+    def abandon(self) -> None:
+        """In a forked child: let go of what would hold up the parent's other processes."""
+        self._mark.close()
+
     def stop(self) -> None:
         """Finish what is queued, close the file, end the thread; ``closed`` tells when."""
         with self._lock:
@@ -89,9 +94,10 @@ class Writer:
     def _serve(self, jobs: list[Job]) -> None:
         try:
             connection = self._connected()
-            ready = [job for job in jobs if self._has_schemas(connection, job)]
-            if any(job.ops for job in ready):
-                self._transact(connection, ready)
+            with turn(self._mark, self.path, self._busy_timeout):
+                ready = [job for job in jobs if self._has_schemas(connection, job)]
+                if any(job.ops for job in ready):
+                    self._transact(connection, ready)
         except BaseException as exc:
             self._recover(exc)
             for job in jobs:
@@ -181,7 +187,7 @@ class Writer:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
-                connection.close()
+                connection.close()  # the file's last one moves the write-ahead log, when nobody else is there
             self._mark.close()
 
     def _named(self, exc: BaseException) -> BaseException:
