@@ -31,7 +31,8 @@ BOOKS = ("tests/contract/test_order_and_books.py",)
 CAPACITY = ("tests/contract/test_capacity.py",)
 CLOSE = ("tests/contract/test_emit_and_close.py",)
 RECEIVE = ("tests/contract/test_receiving.py",)
-SINKS = ("tests/contract/test_sinks_on_a_bus.py",)
+SINKS = ("tests/contract/test_sinks_on_a_bus.py", "tests/contract/test_sinks_that_misbehave.py", "tests/bus")
+FLUSH = ("tests/contract/test_flush_and_shutdown.py",)
 ADMIT = ("tests/events", *CLOSE)
 
 
@@ -173,26 +174,25 @@ FAULTS = (
     Fault(
         "block: the refused event is stored anyway",
         BUS + "_hub.py",
-        """                    self._make_room(seq, extra, reserved, count)
-                stamped = self._stamp(event, seq)
+        """                    self._make_room(seq, extra, self._ask(seq, extra, reserved))
 """,
         """                    try:
-                        self._make_room(seq, extra, reserved, count)
+                        self._make_room(seq, extra, self._ask(seq, extra, reserved))
                     except BackpressureError:
                         ring.slots[seq % ring.size] = self._stamp(event, seq)
                         ring.head = seq
                         raise
-                stamped = self._stamp(event, seq)
 """,
         CAPACITY + BOOKS,
     ),
     Fault(
         "block: the run has the event that its bus refused",
         BUS + "_lane.py",
-        """                    bus._make_room(seq, extra, reserved, count)
+        """                    plan, bus_plan = self._ask(run_seq, extra, reserved), bus._ask(seq, extra, reserved)
 """,
-        """                    try:
-                        bus._make_room(seq, extra, reserved, count)
+        """                    plan = self._ask(run_seq, extra, reserved)
+                    try:
+                        bus_plan = bus._ask(seq, extra, reserved)
                     except Exception:
                         ring.slots[run_seq % ring.size] = replace(event, run_seq=run_seq)
                         ring.head = run_seq
@@ -211,11 +211,9 @@ FAULTS = (
         "close: a closed hub accepts",
         BUS + "_hub.py",
         """        if self._closed or self._resting:
-            self._refused_closed += 1
-""",
+            raise""",
         """        if self._resting:
-            self._refused_closed += 1
-""",
+            raise""",
         CLOSE,
     ),
     Fault(
@@ -244,8 +242,8 @@ FAULTS = (
     Fault(
         "books: totals forget who left",
         BUS + "_hub.py",
-        "                self._past.add(stream._stats())\n",
-        "                pass\n",
+        "            self._past.add(stream._stats())\n",
+        "            pass\n",
         BOOKS,
     ),
     Fault(
@@ -269,21 +267,130 @@ FAULTS = (
     Fault(
         "sink: dead letters for the whole batch",
         BUS + "_worker.py",
-        "                        if len(batch) == 1:\n",
-        "                        if batch:\n",
+        "        if len(batch) == 1:\n            self._bury",
+        "        if batch:\n            self._bury",
         SINKS,
     ),
     Fault(
         "sink: reads from the head at its start instead of 0",
         BUS + "_worker.py",
-        """    async def prepare(self) -> None:
-        self.started = True
+        """    def _start(self) -> Life:
+        self._begun = True
 """,
-        """    async def prepare(self) -> None:
-        self.started = True
+        """    def _start(self) -> Life:
+        self._begun = True
         self.stream._position = self.stream._ring.head
 """,
         SINKS + CLOSE,
+    ),
+    Fault(
+        "sink: a permanent error is tried again",
+        BUS + "_worker.py",
+        """                if isinstance(error, PermanentSinkError) or failures >= self._retry.tries:
+                    yield""",
+        """                if failures >= self._retry.tries:
+                    yield""",
+        SINKS,
+    ),
+    Fault(
+        "sink: one that delivers at most once is tried again",
+        BUS + "_worker.py",
+        '                if self.delivery == "at_most_once":\n',
+        '                if self.delivery == "at most once":\n',
+        SINKS,
+    ),
+    Fault(
+        "sink: its SystemExit gets through, on a thread",
+        BUS + "_worker.py",
+        "        except BaseException as raised:\n            return as_error(raised)\n        finally:",
+        "        except Exception as raised:\n            return as_error(raised)\n        finally:",
+        SINKS,
+    ),
+    Fault(
+        "sink: an await of its own that was cancelled ends it",
+        BUS + "_worker.py",
+        "if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():",
+        "if isinstance(raised, asyncio.CancelledError) and task is not None:",
+        SINKS,
+    ),
+    Fault(
+        "sink: what it does after it was cut off counts",
+        BUS + "_worker.py",
+        "        if self._take_cut():\n            outcome = Cut()\n",
+        "",
+        SINKS + FLUSH,
+    ),
+    Fault(
+        "flush: answered before the sink has the events",
+        BUS + "_worker.py",
+        """            if batch:
+                yield from self._deliver(batch)
+            yield from self._answer(self.stream._position)
+""",
+        """            yield from self._answer(self.stream._position)
+            if batch:
+                yield from self._deliver(batch)
+""",
+        SINKS + FLUSH,
+    ),
+    Fault(
+        "flush: nobody is told when the last event was filtered",
+        BUS + "_worker.py",
+        """            yield from self._answer(self.stream._position)
+            if not batch""",
+        """            if batch:
+                yield from self._answer(self.stream._position)
+            if not batch""",
+        SINKS + FLUSH,
+    ),
+    Fault(
+        "flush: one that was given up stays with its sink",
+        BUS + "_sinks.py",
+        "                future.cancel()  # takes those that are late off their worker\n",
+        "                pass\n",
+        FLUSH,
+    ),
+    Fault(
+        "pump: a stale look hands over",
+        BUS + "_pump.py",
+        "if self._turns is not seen[0] or length_hint(self._turns) != seen[1]:",
+        "if self._turns is not seen[0]:",
+        ("tests/bus/test_pump.py",),
+    ),
+    Fault(
+        "pump: the thread goes on with those that were given away",
+        BUS + "_pump.py",
+        "served, rest = self._served, list(self._turns)",
+        "served, rest = self._served, self._served[len(self._served) - length_hint(self._turns) :]",
+        ("tests/bus/test_pump.py",),
+    ),
+    Fault(
+        "block: the bus's bound takes from a block reader",
+        BUS + "_hub.py",
+        "        last = min(ring.head - 1, self._held(streams))\n",
+        "        last = ring.head - 1\n",
+        CAPACITY,
+    ),
+    Fault(
+        "block: the bytes take from a block reader",
+        BUS + "_hub.py",
+        "        if lost > held:  # somebody",
+        "        if lost > held and not self._budget:  # somebody",
+        CAPACITY,
+    ),
+    Fault(
+        "fork: the sinks of an unused bus stay those of the parent",
+        BUS + "_sinks.py",
+        "        self.started = False\n        self._hub._on_first = self.start\n        for",
+        "        for",
+        FLUSH,
+    ),
+    Fault(
+        "exit: each bus has two seconds",
+        BUS + "_sinks.py",
+        "            sinks.end(until - time.monotonic(), here=True)",
+        "            sinks.end(EXIT_DRAIN, here=True)",
+        SINKS,
     ),
     Fault(
         "door: the reserved prefix is allowed",

@@ -263,7 +263,7 @@ async def test_a_cut_sink_is_given_time_to_close() -> None:
 
         async def aclose(self) -> None:
             log.append("close")
-            await asyncio.sleep(0.001)
+            await asyncio.to_thread(int)  # several turns of its loop
             log.append("closed")
 
     bus = EventBus([Slow()])
@@ -285,7 +285,7 @@ async def test_a_sink_that_refuses_to_be_cancelled_does_not_stop_the_users_loop(
             begun.set()
             while not over:
                 try:
-                    await asyncio.sleep(0.001)
+                    await asyncio.to_thread(int)
                 except asyncio.CancelledError:
                     pass
 
@@ -350,7 +350,7 @@ def test_the_exit_drains_what_nobody_shut_down(how: str) -> None:
     from weavegraph import EventBus, node_message
     class S:
         async def handle(self, batch):
-            await asyncio.sleep(0.1)
+            await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.1)
             print("handled", len(batch), flush=True)
         async def aclose(self):
             print("closed", flush=True)
@@ -471,7 +471,7 @@ async def test_a_loop_thread_outlives_what_its_tasks_raise_and_starts_afresh_aft
     assert await asyncio.to_thread(gone.exception, 30) is not None
     assert await asyncio.wrap_future(thread.submit(answer())) == 42
     first = thread.loop
-    waiting = thread.submit(asyncio.sleep(3600))
+    waiting = thread.submit(asyncio.Event().wait())
     thread.stop(30)
     assert waiting.cancelled()
     assert await asyncio.wrap_future(thread.submit(answer())) == 42

@@ -199,7 +199,7 @@ def test_a_sink_that_blocks_does_not_keep_the_interpreter() -> None:
     class Sync:
         def handle(self, batch): threading.Event().wait()
     class Async:
-        async def handle(self, batch): time.sleep(60)
+        async def handle(self, batch): threading.Event().wait()
     class Inline(Sync):
         inline = True
     buses = [EventBus([kind()]) for kind in (Sync, Async, Inline)]
