@@ -56,8 +56,8 @@ FAULTS = (
     Fault(
         "gap-range: begins one too late",
         BUS + "_stream.py",
-        "first, count = self._position + 1, floor - self._position",
-        "first, count = self._position + 2, floor - self._position",
+        "first, count = self._base + 1, floor - self._base",
+        "first, count = self._base + 2, floor - self._base",
         BOOKS + CAPACITY,
     ),
     Fault(
@@ -139,9 +139,9 @@ FAULTS = (
         BUS + "_stream.py",
         """        self._dropped += lost
         self._reported += lost
-        self._position += lost
+        self._base += lost
 """,
-        """        self._position += lost
+        """        self._base += lost
 """,
         BOOKS + CAPACITY,
     ),
@@ -149,9 +149,9 @@ FAULTS = (
         "filter: count missed by recv",
         BUS + "_stream.py",
         """                self._filtered += 1
-                self._position += 1
+                self._base += 1
 """,
-        """                self._position += 1
+        """                self._base += 1
 """,
         BOOKS + CAPACITY + RECEIVE,
     ),
@@ -279,7 +279,7 @@ FAULTS = (
 """,
         """    def _start(self) -> Life:
         self._begun = True
-        self.stream._position = self.stream._ring.head
+        self.stream._base = self.stream._ring.head
 """,
         SINKS + CLOSE,
     ),

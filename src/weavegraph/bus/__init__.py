@@ -13,6 +13,7 @@ from weavegraph.bus._bus import (
 from weavegraph.bus._emitter import HubEmitter
 from weavegraph.bus._hub import DEFAULT_BLOCK_TIMEOUT, DEFAULT_CAPACITY, DEFAULT_MAX_BYTES, EventHub
 from weavegraph.bus._lane import Lane, Note, RunEmitter
+from weavegraph.bus._replay import ReplayHub
 from weavegraph.bus._retry import DeadLetter, RetryPolicy
 from weavegraph.bus._stats import EventHubMetrics, ProducerStats, SinkStats, SinkTotals, SubscriberStats
 from weavegraph.bus._stream import EventStream, OnLag, Overflow, gap_event
@@ -44,6 +45,7 @@ __all__ = [
     "OnLag",
     "Overflow",
     "ProducerStats",
+    "ReplayHub",
     "RetryPolicy",
     "RunEmitter",
     "ShutdownReport",

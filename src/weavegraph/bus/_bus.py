@@ -148,7 +148,7 @@ class EventBus:
         self._lanes: weakref.WeakValueDictionary[str, Lane] = weakref.WeakValueDictionary()
         self._live: dict[str, Lane] = {}
         self._kept: OrderedDict[str, Lane] = OrderedDict()
-        self._over: OrderedDict[str, None] = OrderedDict()  # ids of forgotten runs, the newest of them
+        self._over: OrderedDict[str, int] = OrderedDict()  # forgotten runs and their last position, the newest of them
         self._sinks = Sinks(
             self._hub,
             retry=sink_retry or RetryPolicy(),
@@ -256,7 +256,7 @@ class EventBus:
                 raise RunExistsError(run_id)
             if lane is None:
                 lane = self._lanes[run_id] = Lane(self._hub, run_id, session_id)
-            lane.continue_after(after)
+            lane.continue_after(max(after, self._over.get(run_id, 0)))  # no position is given away twice
             lane.reopen(attempt, session_id)
             self._live[run_id] = lane
             self._kept.pop(run_id, None)
@@ -293,13 +293,19 @@ class EventBus:
                 while len(self._kept) > self._keep_runs:
                     self._forget_oldest()
 
+    def knows(self, run_id: str) -> bool:
+        """Whether a run of that id is or was here."""
+        with self._hub._lock:
+            lane = self._lanes.get(run_id)
+            return run_id in self._over or (lane is not None and lane.head > 0)
+
     def lane(self, run_id: str) -> Lane | None:
         """The hub of a run that is live, kept, or held by somebody; else ``None``."""
         return self._lanes.get(run_id)
 
     def _forget_oldest(self) -> Lane:
         run_id, lane = self._kept.popitem(last=False)
-        self._over[run_id] = None
+        self._over[run_id] = lane.head
         while len(self._over) > 10 * self._keep_runs + 1000:
             self._over.popitem(last=False)
         return lane

@@ -164,6 +164,7 @@ class EventHub:
         self._stream_count = 0
         self._closed = self._forked = self._pins = False
         self._resting = False  # a lane between two attempts of its run
+        self._failure: BaseException | None = None  # why a hub that repeats another source ended
         self._warns = True
         self._alarm = Alarm()
         self._unfinished: deque[EventStream] = deque()  # collected while somebody else had the lock
@@ -630,6 +631,8 @@ class EventHub:
         else:
             self._forked = True
             self._replan()
+            for stream in self._living():
+                stream._special = True
 
 
 def check_capacity(capacity: object) -> None:

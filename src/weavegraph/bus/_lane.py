@@ -186,6 +186,11 @@ class Lane(EventHub):
                 self._ring.head = self._ring.tail = position
                 self._replan()
 
+    def holds(self, position: int) -> bool:
+        """Whether everything after ``position`` is here, or has not happened yet."""
+        with self._lock:
+            return self._ring.head > 0 and position >= self._ring.oldest()
+
     @property
     def over(self) -> bool:
         """Whether nothing is accepted now: the run is over, or between two attempts."""
@@ -228,7 +233,7 @@ class Lane(EventHub):
 
     def _stop(self, stream: EventStream) -> None:
         if (self._no_more or not stream._follow) and stream._stop_at > self._ring.head:
-            stream._stop_at = self._ring.head
+            stream._end_at(self._ring.head)
 
     def _subscribe(
         self,

@@ -270,7 +270,7 @@ class SinkWorker:
         """Take nothing that is emitted from now on, handle what is there, and end."""
         stream = self.stream
         with stream._hub._lock:
-            stream._stop_at = min(stream._stop_at, stream._ring.head)
+            stream._end_at(min(stream._stop_at, stream._ring.head))
         self.wake()
 
     def cut(self) -> None:
