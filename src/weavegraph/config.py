@@ -38,7 +38,8 @@ _CHOICES = {
     "state_events": ("off", "updates", "values"),
     "durability": ("step", "end", "off"),
 }
-_FROM_ENV = ("step_limit", "concurrency_limit", "max_runs", "timeout", "cancel_grace", "version_gating", *_CHOICES)
+_TEXTS = ("log", "checkpointer", *_CHOICES)
+_FROM_ENV = ("step_limit", "concurrency_limit", "max_runs", "timeout", "cancel_grace", "version_gating", *_TEXTS)
 """Settings of the runtime that the environment may give."""
 T = TypeVar("T")
 
@@ -169,7 +170,9 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``on_node_error``: what happens to the siblings of a node that raises. ``version_gating``: run a node again only if
     a key has changed since it last ran. ``state_events``: what the end of a step tells of the state.
 
-    ``checkpointer``: remembers sessions; ``durability``: after each step, at the end of a run, or not at all.
+    ``log``: keeps the events of runs, an ``EventLog`` or a URL (``"sqlite:runs.db"``); ``checkpointer``: remembers
+    sessions, a ``Checkpointer`` or a URL (``"memory:"``, ``"sqlite:runs.db"``). With both in one file a step and the
+    event that announces it commit together. ``durability``: save after each step, at the end of a run, or never.
     ``observers``: objects with ``Observer`` hooks. ``clock``, ``ids``: injectable time, and ids by kind (``"run"``,
     ``"session"``, ``"epoch"``, ``"question"``), for tests.
     """
@@ -183,6 +186,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     on_node_error: Literal["cancel", "finish"] = "cancel"
     version_gating: bool = False
     state_events: Literal["off", "updates", "values"] = "off"
+    log: Any = None
     checkpointer: Any = None
     durability: Literal["step", "end", "off"] = "step"
     observers: tuple[Any, ...] = ()
@@ -250,7 +254,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
                 key = name.removeprefix(f"{_PREFIX}EVENT_BUS_").lower()
                 bus[key] = tuple(text.split()) if key == "sinks" else _value(name, text)
             elif name.startswith(_PREFIX) and (key := name.removeprefix(_PREFIX).lower()) in _FROM_ENV:
-                settings[key] = text if key in _CHOICES else _value(name, text)
+                settings[key] = text if key in _TEXTS else _value(name, text)
         if bus:
             settings["event_bus"] = bus
         return cls.from_mapping(settings)

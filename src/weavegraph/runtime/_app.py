@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-import inspect
 import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from weavegraph.bus import EventBus, EventStream, LoopThread
+from weavegraph.bus import EventBus, EventStream, LoopThread, ReplayHub
+from weavegraph.checkpoint import open_checkpointer
 from weavegraph.clock import SystemClock
 from weavegraph.config import RuntimeConfig
 from weavegraph.errors import (
     AppClosedError,
+    BlockingInLoopError,
+    CheckpointConflictError,
+    ConfigError,
+    InvalidPositionError,
     NoRunningLoopError,
     SessionBusyError,
     SessionError,
     SessionNotFoundError,
     TooManyRunsError,
 )
-from weavegraph.events import EventFilter, Predicate, check_id
+from weavegraph.events import STREAM_END_SCOPE, EventFilter, Predicate, check_id, clean_text
 from weavegraph.graph import CompiledGraph, GraphMetadata
-from weavegraph.protocols import Checkpointer, CheckpointPage, Clock
+from weavegraph.log import open_log
+from weavegraph.protocols import Checkpointer, CheckpointPage, Clock, EventLog
 from weavegraph.runtime._cancel import CancelToken
-from weavegraph.runtime._execution import OPEN, Execution
+from weavegraph.runtime._execution import OPEN, SINK_GRACE, Execution
 from weavegraph.runtime._run import InvocationHandle
-from weavegraph.state import Checkpoint, Values
+from weavegraph.state import Checkpoint, Values, isolate, revive, weigh
 
-__all__ = ["App", "StateSnapshot"]
+__all__ = ["App", "StateSnapshot", "answered", "checked_options"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -64,7 +70,11 @@ class App(Generic[S]):
         self._bus: EventBus | None = None
         self._live: dict[str, Execution] = {}  # by run id
         self._sessions: dict[str, Execution] = {}  # those that have an open run, by session id
-        self._thread = LoopThread("weavegraph-runs")
+        self._thread = LoopThread("weavegraph-runs")  # runs of the _sync calls, recorders, readers of the log
+        self._loads = LoopThread("weavegraph-loads")  # checkpoints that are needed where nothing can be awaited
+        self._log: EventLog | None = open_log(config.log)
+        self._checkpointer: Checkpointer | None = open_checkpointer(config.checkpointer)
+        self._one_file = share_a_file(self._log, self._checkpointer)
         self._closed = False
 
     # ── looking ───────────────────────────────────────────────────────────────────────────────────
@@ -83,8 +93,12 @@ class App(Generic[S]):
     @property
     def checkpointer(self) -> Checkpointer | None:
         """What remembers this app's sessions, if anything does."""
-        checkpointer: Checkpointer | None = self.config.checkpointer
-        return checkpointer
+        return self._checkpointer
+
+    @property
+    def log(self) -> EventLog | None:
+        """What keeps the events of this app's runs, if anything does."""
+        return self._log
 
     def metadata(self) -> GraphMetadata:
         """What identifies the graph; ``app.config.fingerprint`` identifies the configuration."""
@@ -139,20 +153,21 @@ class App(Generic[S]):
         """
         loop = _running_loop()
         graph, known = self.graph, session_id is not None
+        wanted = checked_options(cancel, timeout, tags, sinks)
         given = graph.schema.as_update(state, "the input")
         if not known or self.checkpointer is None:
             graph.schema.initial(given)  # what is wrong with it is told here, before anything started
         else:
             graph.schema.check_keys(given, "the input")
         execution = self._open(
-            session_id, run_id, attempt=1, deps=deps, cancel=cancel, tags=_tags(tags), checkpointer=self.checkpointer
+            session_id, run_id, attempt=1, deps=deps, cancel=cancel, tags=wanted, checkpointer=self.checkpointer
         )
+        self._begin(execution, sinks, given)
 
         async def work() -> None:
             await execution.begin(given, known=known)
             await execution.to_the_end()
 
-        self._begin(execution, sinks, given)
         execution.launch(loop, work(), self.config.timeout if timeout is None else timeout)
         return InvocationHandle(execution)
 
@@ -177,28 +192,36 @@ class App(Generic[S]):
                 checkpointer, or the answer does not fit. SessionBusyError: it is running here.
         """
         loop = _running_loop()
-        checkpoint = self._latest(session_id)
-        if checkpoint.status == "completed" and not checkpoint.frontier:
+        wanted = checked_options(cancel, timeout, tags, sinks)
+        check_id("session_id", session_id)
+        known = self._wait(self._last_known(self._needs_checkpointer(), session_id))
+        checkpoint = known.checkpoint
+        if not checkpoint.frontier and checkpoint.status not in ("running", "cancelled", "failed"):
             raise SessionError(f"session {session_id!r} has no run to resume: start one with app.start(…)")
-        answers = _answered(checkpoint, answer)
-        with self._lock:
-            held = self._sessions.get(session_id)
-        if held is not None and held.status != "running":
-            self._leave(held)
-        execution = self._open(
-            session_id,
-            checkpoint.run_id,
-            attempt=checkpoint.attempt + 1,
-            after=checkpoint.run_seq,
-            deps=deps,
-            cancel=cancel,
-            tags=_tags(tags),
-            checkpointer=self.checkpointer,
-        )
+        answers = answered(checkpoint, answer)
+        execution = self._reopen(known, deps, cancel, wanted, self.checkpointer)
         execution.restore(checkpoint, answers)
         self._begin(execution, sinks, ())
         execution.launch(loop, execution.to_the_end(), self.config.timeout if timeout is None else timeout)
         return InvocationHandle(execution)
+
+    def _reopen(
+        self, known: Known, deps: Any, cancel: CancelToken | None, tags: tuple[str, ...],
+        checkpointer: Checkpointer | None,
+    ) -> Execution:  # fmt: skip
+        """The next attempt of a run; one that died without a word is given its end first."""
+        checkpoint = known.checkpoint
+        gone = [task.node for task in checkpoint.frontier if task.node not in self.graph.nodes]
+        if gone:
+            names = ", ".join(map(repr, gone))
+            raise SessionError(
+                f"session {checkpoint.session_id!r} stands before {names}, which this graph lacks: "
+                f"another graph saved it (fingerprint {checkpoint.fingerprint}); add the nodes, or begin anew"
+            )
+        return self._open(
+            checkpoint.session_id, checkpoint.run_id, attempt=known.attempt + 1, after=known.position, died=known.died,
+            deps=deps, cancel=cancel, tags=tags, checkpointer=checkpointer, iterative=checkpoint.iterative,
+        )  # fmt: skip
 
     def _open(
         self,
@@ -211,9 +234,10 @@ class App(Generic[S]):
         cancel: CancelToken | None,
         tags: tuple[str, ...],
         checkpointer: Checkpointer | None,
+        died: bool = False,
         iterative: bool = False,
     ) -> Execution:
-        """A run that is known to everybody, and has not begun."""
+        """An attempt that is known to everybody, and has not begun."""
         bus = self.event_bus
         session = check_id("session_id", session_id) if session_id is not None else self._new_id("session")
         run = check_id("run_id", run_id) if run_id is not None else self._new_id("run")
@@ -222,33 +246,39 @@ class App(Generic[S]):
                 raise AppClosedError
             if self.config.max_runs is not None and len(self._live) >= self.config.max_runs:
                 raise TooManyRunsError(self.config.max_runs)
-            if session in self._sessions:
-                raise SessionBusyError(session, self._sessions[session].lane.run_id)
-            lane = bus.open_lane(run, session, attempt=attempt, after=after)
+            held = self._sessions.get(session)
+            if held is not None and (attempt == 1 or held.status == "running"):
+                raise SessionBusyError(session, held.lane.run_id)
+            lane = bus.open_lane(run, session, attempt=attempt - 1 if died else attempt, after=after)
             token = CancelToken() if cancel is None else cancel.child()
             execution = Execution(
-                self, lane, token, deps=deps, tags=tags, checkpointer=checkpointer, iterative=iterative
+                self, lane, token, deps=deps, tags=tags, checkpointer=checkpointer, iterative=iterative, died=died
             )
             self._live[run] = self._sessions[session] = execution
         return execution
 
-    def _begin(self, execution: Execution, sinks: Sequence[Any], inputs: Any) -> None:
+    def _begin(self, execution: Execution, sinks: Sequence[Any], inputs: Iterable[str]) -> None:
+        """Write the first event, with whoever is to see it in place."""
         try:
             for sink in sinks:
                 execution.guards.append(self.event_bus.add_sink(sink, lane=execution.lane))
-        except BaseException as exc:
             execution.announce(inputs)
+        except BaseException as exc:
             execution.finish("failed", exc, None)
+            for guard in execution.guards:
+                self._thread.submit(guard.remove(1.0))
             raise
-        execution.announce(inputs)
+        if execution.recorder is not None:
+            self._thread.submit(execution.recorder.run())
 
     def _ended(self, execution: Execution) -> None:
+        """Its attempt is over: a paused run keeps its session busy while it can be resumed."""
         with self._lock:
             if self._live.get(execution.lane.run_id) is execution:
                 del self._live[execution.lane.run_id]
             session = execution.lane.session_id
-            # A paused run keeps its session busy; an interrupted one is there to be resumed, or to be left.
-            if execution.status not in OPEN and self._sessions.get(session) is execution:
+            waits = execution.status in OPEN and execution.checkpointer is not None
+            if not waits and self._sessions.get(session) is execution:
                 del self._sessions[session]
 
     def _leave(self, execution: Execution) -> None:
@@ -324,8 +354,10 @@ class App(Generic[S]):
         async def begin() -> InvocationHandle[S]:
             return start()
 
+        if asyncio._get_running_loop() is not None and asyncio._get_running_loop() is self._thread.loop:
+            raise BlockingInLoopError  # a node of a run that was started so: it would wait for itself
         run = self._thread.submit(begin()).result()
-        run._on_own_thread = True
+        run._own_loop = self._thread.loop
         return run
 
     async def invoke_with_channel(
@@ -365,7 +397,8 @@ class App(Generic[S]):
         Args:
             run_id: one run; if it has not started, the stream waits for it.
             after: a bus position, or with ``run_id`` a ``run_seq``; 0 from the first that is held. ``None``: live
-                from now; with ``run_id`` from the run's start.
+                from now; with ``run_id`` from the run's start. With a log, what memory forgot comes from there, also
+                of runs of other processes and earlier ones.
             follow: with ``run_id``, go on when the run pauses or is interrupted.
 
         A stream of everything or of a session ends when the app closes.
@@ -376,14 +409,32 @@ class App(Generic[S]):
         """
         bus = self.event_bus
         if run_id is not None:
-            return bus.awaited_lane(run_id).subscribe(
-                after=0 if after is None else after, filter=filter, follow=follow
-            )
+            position = 0 if after is None else after
+            lane = bus.lane(run_id)
+            if self._log is not None and (lane is None or not lane.holds(position)):
+                return self._from_log(self._log, run_id, position, filter, follow)
+            return bus.awaited_lane(run_id).subscribe(after=position, filter=filter, follow=follow)
         if session_id is not None:
             wanted, inner = EventFilter(session_id=session_id), filter
             filter = wanted if inner is None else (lambda event: wanted(event) and inner(event))
             return bus.subscribe(after=after, filter=filter, unbounded=True)
         return bus.subscribe(after=after, filter=filter)
+
+    def _from_log(
+        self, log: EventLog, run_id: str, after: int, filter: EventFilter | Predicate | None, follow: bool
+    ) -> EventStream:
+        """A run's past from the log, and then its present: of this process or another, also after that one died."""
+        check_id("run_id", run_id)
+        if type(after) is not int or after < 0:
+            raise InvalidPositionError(after, 0)
+        hub = ReplayHub(run_id, after)
+        stream = hub.stream(filter, "notice", f"log of {run_id}")
+
+        async def last() -> int:
+            return await log.last_position(run_id)
+
+        self._thread.submit(hub.feed(log.follow(run_id, after), follow=follow, last=last))
+        return stream
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────
 
@@ -395,12 +446,14 @@ class App(Generic[S]):
         )
         if found is None:
             raise SessionNotFoundError(session_id)
+        found = revive(self.graph.schema, found)
         values: S = self.graph.schema.output(Values.of(found.values, found.versions))
         return StateSnapshot(values, found)
 
     async def history(self, session_id: str, **query: Any) -> CheckpointPage:
         """A session's checkpoints, newest first; takes the query of ``Checkpointer.history``. Do not change them."""
-        return await self._needs_checkpointer().history(session_id, **query)
+        page = await self._needs_checkpointer().history(session_id, **query)
+        return CheckpointPage(tuple(revive(self.graph.schema, each) for each in page.checkpoints), page.next_before)
 
     async def update_state(
         self, session_id: str, update: Mapping[str, Any], *, expected: int | None = None
@@ -422,12 +475,12 @@ class App(Generic[S]):
         if latest is None:
             raise SessionNotFoundError(session_id)
         if expected is not None and expected != latest.number:
-            from weavegraph.errors import CheckpointConflictError
-
             raise CheckpointConflictError(session_id, expected, latest.number)
-        values, changed = self.graph.schema.merge(
-            Values.of(latest.values, latest.versions), [("update_state", update.items())]
-        )
+        schema = self.graph.schema
+        latest = revive(schema, latest)
+        given = schema.as_update(update, "the update")
+        values, changed = schema.merge(Values.of(latest.values, latest.versions), [("update_state", given.items())])
+        output: S = schema.output(values)  # what the state's type refuses is not saved
         saved = msgspec.structs.replace(
             latest,
             number=latest.number + 1,
@@ -440,7 +493,7 @@ class App(Generic[S]):
             parent=latest.number,
         )
         await checkpointer.save(saved)
-        return StateSnapshot(self.graph.schema.output(values), saved)
+        return StateSnapshot(output, saved)
 
     async def fork(self, session_id: str, new_session_id: str | None = None, *, number: int | None = None) -> str:
         """A new session that stands where this one stood at ``number`` (default: the latest); returns its id.
@@ -486,17 +539,27 @@ class App(Generic[S]):
             raise SessionError("this app remembers no sessions: compile(RuntimeConfig(checkpointer=…))")
         return self.checkpointer
 
-    def _latest(self, session_id: str) -> Checkpoint:
-        """The session's latest checkpoint, without giving way to the loop."""
-        checkpointer = self._needs_checkpointer()
-        now = getattr(checkpointer, "latest_now", None)
-        if now is not None:
-            found = now(session_id)
-        else:
-            found = self._thread.submit(_coroutine(checkpointer.latest(session_id))).result()
+    async def _last_known(self, checkpointer: Checkpointer, session_id: str) -> Known:
+        """Where a session's run stands: its checkpoint, and what its log says beyond that."""
+        found = await checkpointer.latest(session_id)
         if found is None:
             raise SessionNotFoundError(session_id)
-        return found  # type: ignore[no-any-return]
+        checkpoint = revive(self.graph.schema, found)
+        here = self._bus is not None and self._bus.knows(checkpoint.run_id)
+        position = checkpoint.run_seq + (0 if checkpoint.status == "running" else 1)  # its terminal event
+        attempt, over = checkpoint.attempt, checkpoint.status != "running"
+        if self._log is not None:
+            last = await self._log.last_position(checkpoint.run_id)
+            if last:
+                position = last
+                async for event in self._log.read(checkpoint.run_id, last - 1):
+                    attempt, over = max(attempt, event.attempt or 0), event.scope == STREAM_END_SCOPE
+        died = not over and checkpoint.attempt > 0 and not here
+        return Known(checkpoint, position if checkpoint.run_seq else 0, attempt, died)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a short piece of work, where nothing can be awaited."""
+        return self._loads.submit(work).result()
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────
 
@@ -511,18 +574,25 @@ class App(Generic[S]):
         for execution in live:
             execution.token.cancel("app_closed")
         for execution in live:
-            if execution.task is not None:
-                await execution.ended.wait()
-            else:  # stepped by hand
-                execution.finish("interrupted", None, "app_closed")
+            await self._see_it_end(execution)
         if self._bus is not None:
             await self._bus.shutdown()
-        self._thread.stop(timeout=1.0)
+        for thread in (self._thread, self._loads):
+            await asyncio.to_thread(thread.stop, 1.0)
+
+    async def _see_it_end(self, execution: Execution) -> None:
+        if execution.task is None and execution.stepper is None:  # stepped by hand, and nobody is stepping
+            execution.finish("interrupted", None, "app_closed")
+            return
+        patience = 2 * max(self.config.cancel_grace, 0.05) + SINK_GRACE + 5.0
+        if execution.loop is not None and not execution.loop.is_closed():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(execution.ended.wait(), patience)
+        if not execution.ended.is_open:
+            execution.finish("interrupted", None, "loop_closed")
 
     def close(self) -> None:
         """``aclose`` for a plain thread."""
-        from weavegraph.errors import BlockingInLoopError
-
         if asyncio._get_running_loop() is not None:
             raise BlockingInLoopError
         asyncio.run(self.aclose())
@@ -547,11 +617,41 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         raise NoRunningLoopError from None
 
 
-def _tags(tags: Iterable[str]) -> tuple[str, ...]:
-    return (tags,) if isinstance(tags, str) else tuple(tags)
+def share_a_file(log: Any, checkpointer: Any) -> bool:
+    """Whether they are in one store, so that an event and a checkpoint can be committed together; prepares that."""
+    ours, theirs = getattr(log, "store", None), getattr(checkpointer, "store", None)
+    if ours is None or theirs is None or ours.path != theirs.path:
+        return False
+    ours.require_those_of(theirs)
+    return True
 
 
-def _answered(checkpoint: Checkpoint, answer: Any) -> dict[str, tuple[Any, ...]]:
+class Known(NamedTuple):
+    """Where a session's run stands: the last position given away, the last attempt, and whether it died."""
+
+    checkpoint: Checkpoint
+    position: int
+    attempt: int
+    died: bool
+
+
+def checked_options(cancel: Any, timeout: Any, tags: Any, sinks: Any) -> tuple[str, ...]:
+    """What a run is started with, checked before anything happens; the tags."""
+    if cancel is not None and not isinstance(cancel, CancelToken):
+        raise ConfigError(f"cancel={cancel!r}: give a CancelToken")
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < 1e9
+    ):
+        raise ConfigError(f"timeout={timeout!r}: give seconds, 0 or more, or None")
+    wanted = (tags,) if isinstance(tags, str) else tuple(tags)
+    if not all(isinstance(tag, str) for tag in wanted):
+        raise ConfigError(f"tags={tags!r}: give words")
+    if isinstance(sinks, str) or not isinstance(sinks, Sequence):
+        raise ConfigError(f"sinks={sinks!r}: give a list of sinks")
+    return tuple(clean_text("tags", tag) for tag in wanted)
+
+
+def answered(checkpoint: Checkpoint, answer: Any) -> dict[str, tuple[Any, ...]]:
     """The checkpoint's answers with this one added, by task and in call order."""
     answers = {key: tuple(given) for key, given in checkpoint.answers.items()}
     open_ids = [question.id for question in checkpoint.questions]
@@ -569,10 +669,5 @@ def _answered(checkpoint: Checkpoint, answer: Any) -> dict[str, tuple[Any, ...]]
         raise SessionError(f"several questions are open: give a mapping from their ids to answers: {open_ids}")
     for question_id, each in given.items():
         key = question_id.rpartition(":")[0]
-        answers[key] = (*answers.get(key, ()), each)
+        answers[key] = (*answers.get(key, ()), isolate(each, weigh(each)))
     return answers
-
-
-async def _coroutine(awaitable: Coroutine[Any, Any, T] | Any) -> T:
-    result: T = await awaitable if inspect.isawaitable(awaitable) else awaitable
-    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -56,6 +56,8 @@ class Attempt:
         """How often each stream id was used in this attempt."""
         self.answers: dict[str, list[Any]] = {}
         """Answers to questions of nodes that ran before, by task, in call order."""
+        self.acknowledge: Callable[[int], Awaitable[None]] | None = None
+        """With a durable log: waits until it holds the run up to a position."""
         self.killed = False
         """The tasks of this attempt are being cancelled by us."""
         self._observers = tuple(observers)

@@ -98,10 +98,16 @@ class NodeContext(Generic[S, D]):
         )
 
     async def emit_async(self, scope: str, message: str = "", /, **metadata: Any) -> Event:
-        """As ``emit``, but waits for subscribers with ``overflow="block"``; then ``BackpressureError``."""
-        return await self._attempt.emitter.emit_async(
+        """As ``emit``, but waits for subscribers with ``overflow="block"``; then ``BackpressureError``.
+
+        With a log (``RuntimeConfig(log=…)``) it returns when the log has acknowledged the event.
+        """
+        stamped = await self._attempt.emitter.emit_async(
             NodeEvent(scope, message, metadata, node_id=self.node_id, step=self.step, path=self.path)
         )
+        if self._attempt.acknowledge is not None:
+            await self._attempt.acknowledge(stamped.run_seq or 0)
+        return stamped
 
     def emit_diagnostic(self, scope: str, message: str = "", /, **metadata: Any) -> Event | None:
         """As ``emit``, for what is about the system rather than the work."""

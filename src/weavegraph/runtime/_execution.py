@@ -1,4 +1,4 @@
-"""One run, attempt after attempt: what holds its position, saves it, and ends it. Its handle is `_run`."""
+"""One attempt of a run: what holds its position, saves it, and ends it. Its handle is `_run`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from weavegraph.bus import Lane, SinkGuard
-from weavegraph.errors import (
-    EmitterError,
-    RunCancelledError,
-    SessionBusyError,
-    WeavegraphError,
-)
+from weavegraph.errors import EmitterError, GraphError, RunCancelledError, SessionBusyError
 from weavegraph.protocols import Checkpointer
 from weavegraph.runtime._attempt import Attempt
 from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._latch import Latch
+from weavegraph.runtime._recorder import Recorder
 from weavegraph.runtime._scheduler import StepFailed, StepOutcome, StepPaused, Walk
-from weavegraph.state import Checkpoint, ErrorRecord, Finished, OpenQuestion, Values
+from weavegraph.state import Checkpoint, ErrorRecord, Finished, OpenQuestion, Values, revive
 
 if TYPE_CHECKING:
     from weavegraph.runtime._app import App
@@ -31,7 +27,7 @@ RunStatus: TypeAlias = Literal["running", "completed", "failed", "cancelled", "p
 OPEN: frozenset[str] = frozenset({"running", "paused", "interrupted"})
 """Statuses of a run that its session is busy with."""
 SINK_GRACE = 5.0
-"""Seconds that sinks of one run are given to take its last events."""
+"""Seconds that sinks of one run, and the log, are given to take its last events."""
 
 
 class Execution:
@@ -47,12 +43,18 @@ class Execution:
         tags: tuple[str, ...],
         checkpointer: Checkpointer | None,
         iterative: bool = False,
+        died: bool = False,
     ) -> None:
         config = app.config
         self.app, self.lane, self.token = app, lane, token
-        self.attempt = Attempt(
-            lane, config, app._clock, token, deps=deps, tags=tags, observers=config.observers
-        )
+        self.recorder: Recorder | None = None if app.log is None else Recorder(app.log, lane, self._log_failed)
+        if died:
+            # The log takes this and our own start as one batch, of the attempt that comes.
+            Attempt(lane, config, app._clock, token).conclude("interrupted", 0, None, "died")
+            lane.reopen(lane.attempt + 1, lane.session_id)
+        self.attempt = Attempt(lane, config, app._clock, token, deps=deps, tags=tags, observers=config.observers)
+        if self.recorder is not None:
+            self.attempt.acknowledge = self.recorder.upto
         self.walk: Walk | None = None
         self.status: RunStatus = "running"
         self.error: BaseException | None = None
@@ -60,13 +62,17 @@ class Execution:
         self.questions: tuple[OpenQuestion, ...] = ()
         self.ended = Latch()
         self.task: asyncio.Task[None] | None = None
+        self.stepper: asyncio.Task[Any] | None = None  # who is stepping it by hand just now
         self.loop: asyncio.AbstractEventLoop | None = None
         self.reason = ""
         self.iterative = iterative
+        self.entry: str | None = None
         self.guards: list[SinkGuard] = []
         self.checkpointer = checkpointer if config.durability != "off" else None
         self.number: int | None = None  # of the session's latest checkpoint; unknown until it was looked up
-        self.forked_from: str | None = None
+        self._saved: RunStatus | None = None  # the status of the checkpoint saved last
+        self._saving: asyncio.Task[None] | None = None
+        self._fault: BaseException | None = None
         self._began = time.monotonic()
         self._timers: list[asyncio.TimerHandle] = []
         self._forget: Callable[[], None] | None = None
@@ -88,15 +94,16 @@ class Execution:
                 if latest.status in OPEN and latest.run_id != self.lane.run_id:
                     raise SessionBusyError(latest.session_id, latest.run_id)
                 self.number = latest.number
+                latest = revive(self.app.graph.schema, latest)
                 before = Values.of(latest.values, latest.versions)
                 self.attempt.observe("on_checkpoint_loaded", latest.session_id, latest.number)
         self.walk = Walk(self.app.graph, self.attempt, self.app.graph.schema.initial(given, before))
         await self.walk.enter(entry)
         if self.app.config.durability == "step":
-            await self.save("completed" if self.walk.done else "running")
+            await self.save("completed" if self.walk.done and not self.iterative else "running")
 
     def restore(self, checkpoint: Checkpoint, answers: Mapping[str, tuple[Any, ...]]) -> None:
-        """Stand where a checkpoint was taken."""
+        """Stand where a (revived) checkpoint was taken."""
         self.number = checkpoint.number
         self.attempt.answers = {key: list(given) for key, given in answers.items()}
         self.walk = Walk(
@@ -116,9 +123,18 @@ class Execution:
         """Run ``work`` as the attempt's task, stopped by the token and by the deadline."""
         self.loop = loop
         self.task = loop.create_task(self._drive(work), name=f"run {self.lane.run_id}")
-        self._forget = self.token.on_cancel(self._asked_to_stop)
+        self.task.add_done_callback(lambda task: self._task_ended(work))
+        self.watch_token()
         if timeout is not None:
             self._timers.append(loop.call_later(timeout, self.token.cancel, "deadline"))
+
+    def watch_token(self) -> None:
+        self._forget = self.token.on_cancel(self._asked_to_stop)
+
+    def _task_ended(self, work: Coroutine[Any, Any, None]) -> None:
+        if not self.ended.is_open:  # cancelled before its first step: nobody else writes the terminal event
+            work.close()
+            self.finish("interrupted", None, "loop_shutdown")
 
     # ── going on ──────────────────────────────────────────────────────────────────────────────────
 
@@ -128,7 +144,7 @@ class Execution:
         self.token.raise_if_cancelled()
         outcome = await self.walk.superstep()
         self.attempt.answers = {}
-        if self.app.config.durability == "step":
+        if self.app.config.durability == "step" and self.checkpointer is not None:
             await self.save("completed" if self.walk.done and not self.iterative else "running", outcome)
         return outcome
 
@@ -138,6 +154,8 @@ class Execution:
         while not self.walk.done:
             await self.step()
         self.token.raise_if_cancelled()
+        if self.app.graph.schema.kind == "pydantic":
+            self.output()  # what its model refuses fails the run, not whoever asks for the result
 
     async def _drive(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -147,27 +165,31 @@ class Execution:
             self.finish("interrupted", None, "loop_closed")
             raise
         except BaseException as exc:
-            await self.end_with(exc)
+            await self._end_whatever_happens(exc)
             if not isinstance(exc, Exception | asyncio.CancelledError):
                 raise  # KeyboardInterrupt, SystemExit: the loop's owner decides
         else:
             await self.end("completed")
 
+    async def _end_whatever_happens(self, exc: BaseException) -> None:
+        try:
+            await self.end_with(exc)
+        except BaseException:
+            self.finish("failed", exc, None)
+            raise
+
     # ── saving ────────────────────────────────────────────────────────────────────────────────────
 
-    async def save(self, status: RunStatus, outcome: StepOutcome | None = None) -> None:
-        if self.checkpointer is None or self.walk is None:
-            return
-        if self.number is None:
-            latest = await self.checkpointer.latest(self.lane.session_id)
-            self.number = 0 if latest is None else latest.number
+    def snapshot(self, status: RunStatus, outcome: StepOutcome | None = None) -> Checkpoint:
+        """Where the attempt stands, as a value."""
         walk, lane = self.walk, self.lane
-        checkpoint = Checkpoint(
+        assert walk is not None
+        return Checkpoint(
             session_id=lane.session_id,
-            number=self.number + 1,
+            number=(self.number or 0) + 1,
             run_id=lane.run_id,
             attempt=self.attempt.number,
-            run_seq=lane.head,
+            run_seq=lane.head + 1,  # the event that announces it
             step=walk.step,
             status=status,
             values=walk.values.values,
@@ -187,35 +209,73 @@ class Execution:
             errors=self.errors,
             iterative=self.iterative,
             parent=self.number or None,
-            forked_from=self.forked_from,
             fingerprint=self.app.graph.fingerprint,
         )
+
+    async def save(self, status: RunStatus, outcome: StepOutcome | None = None) -> None:
+        """Save a checkpoint, whole or not at all: a cancelled caller does not tear what is under way."""
+        if self.checkpointer is None or self.walk is None or not self._current:
+            return
+        self._saving = asyncio.get_running_loop().create_task(self._save(status, outcome))
+        await asyncio.shield(self._saving)
+
+    @property
+    def _current(self) -> bool:
+        """Whether this attempt is still the run's: one that was left behind must not save any more."""
+        return self.status == "running" and self.lane.attempt == self.attempt.number and not self.ended.is_open
+
+    async def _save(self, status: RunStatus, outcome: StepOutcome | None) -> None:
+        assert self.checkpointer is not None
+        if self.number is None:
+            latest = await self.checkpointer.latest(self.lane.session_id)
+            self.number = 0 if latest is None else latest.number
         began = time.monotonic()
         self.attempt.flush()
-        await self.checkpointer.save(checkpoint)
-        self.number = checkpoint.number
-        metadata = {"session": lane.session_id, "number": checkpoint.number, "step": walk.step}
-        self.attempt.say("weavegraph.checkpoint.saved", f"checkpoint {checkpoint.number}", metadata, step=walk.step)
+        checkpoint = self.snapshot(status, outcome)
+        await self._commit(checkpoint)
+        self.number, self._saved = checkpoint.number, status
         self.attempt.observe(
-            "on_checkpoint_saved", lane.session_id, checkpoint.number, time.monotonic() - began
+            "on_checkpoint_saved", checkpoint.session_id, checkpoint.number, time.monotonic() - began
         )
+
+    async def _commit(self, checkpoint: Checkpoint) -> None:
+        """Save, and say so; in one transaction when the log is in the same file (contract D3)."""
+        assert self.checkpointer is not None
+        metadata = {"session": checkpoint.session_id, "number": checkpoint.number, "step": checkpoint.step}
+
+        def announce() -> None:
+            text = f"checkpoint {checkpoint.number}"
+            self.attempt.say("weavegraph.checkpoint.saved", text, metadata, step=checkpoint.step)
+
+        saving = getattr(self.checkpointer, "saving", None)
+        if self.recorder is not None and saving is not None and self.app._one_file:
+            await asyncio.wrap_future(self.recorder.save_with(announce, saving(checkpoint)))
+        else:
+            await self.checkpointer.save(checkpoint)
+            announce()
+
+    def _log_failed(self, error: BaseException) -> None:
+        """The log cannot be written any more: the run must not go on as if it were."""
+        self._fault = error
+        self.token.cancel(getattr(error, "code", "log"))
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────
 
     async def end_with(self, exc: BaseException) -> None:
         """The attempt could not go on: what that means for the run."""
-        run_id = self.lane.run_id
+        asked = self.attempt.killed or self.token.cancelled
         if isinstance(exc, StepPaused):
             self.questions = exc.questions
             await self.end("paused")
         elif isinstance(exc, StepFailed):
             self.record(exc.error, *exc.others)
             for other in exc.others:
-                exc.error.add_note(f"also in this step: {type(other).__name__}: {other}")
+                with contextlib.suppress(Exception):
+                    exc.error.add_note(f"also in this step: {type(other).__name__}: {other}")
             await self.end("failed", exc.error)
-        elif isinstance(exc, RunCancelledError) or self.attempt.killed or self.token.cancelled:
-            self.reason = self.token.reason or self.reason or getattr(exc, "reason", "") or "cancelled"
-            await self.end("cancelled", RunCancelledError(run_id, self.reason), self.reason)
+        elif asked and isinstance(exc, RunCancelledError | asyncio.CancelledError):
+            self.reason = self.token.reason or self.reason or "cancelled"
+            await self.end("cancelled", RunCancelledError(self.lane.run_id, self.reason), self.reason)
         elif isinstance(exc, asyncio.CancelledError):
             await self.end("interrupted", None, "loop_shutdown")
         else:
@@ -229,23 +289,54 @@ class Execution:
         self.errors += records
         schema = self.app.graph.schema
         if self.walk is not None and schema.type is None and "errors" in schema.reducers:
-            self.walk.values, _ = schema.merge(self.walk.values, [("the runtime", [("errors", list(records))])])
+            with contextlib.suppress(GraphError):  # a reducer of the user's own that does not take them
+                self.walk.values, _ = schema.merge(
+                    self.walk.values, [("the runtime", [("errors", list(records))])]
+                )
 
     async def end(self, status: RunStatus, error: BaseException | None = None, code: str | None = None) -> None:
-        """Save, write the terminal event, let go of everything, and tell who waits."""
-        durable = self.app.config.durability == "end" or status != "completed"
-        if self.checkpointer is not None and durable:
-            try:
-                await asyncio.shield(asyncio.ensure_future(self.save(status)))
-            except (Exception, asyncio.CancelledError) as exc:
-                if error is None and isinstance(exc, WeavegraphError):
-                    status, error, code = "failed", exc, None
-                elif error is not None:
-                    error.add_note(f"and its checkpoint could not be saved: {exc!r}")
+        """Save, write the terminal event, let go of everything, and tell who waits.
+
+        A cancellation of the caller meanwhile is raised when all of that is done.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        if self._fault is not None:
+            status, error, code = "failed", self._fault, None
+        try:
+            with contextlib.suppress(Exception):
+                if self._saving is not None:
+                    await asyncio.shield(self._saving)
+            # "step" saved a completed run with its last step.
+            if self.checkpointer is not None and (status != "completed" or self._saved != "completed"):
+                await self.save(status)
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                if self._saving is not None:
+                    await asyncio.wait([self._saving])
+        except Exception as exc:
+            if error is None:
+                status, error, code = "failed", exc, None
+            else:
+                with contextlib.suppress(Exception):
+                    error.add_note(f"and its checkpoint could not be saved: {type(exc).__name__}: {exc}")
         self.conclude(status, error, code)
-        if self.guards:
-            await asyncio.gather(*(guard.remove(SINK_GRACE) for guard in self.guards), return_exceptions=True)
-        self.release()
+        try:
+            await self._hand_over()
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+        finally:
+            self.release()
+        if cancelled is not None and self.task is None:
+            raise cancelled
+
+    async def _hand_over(self) -> None:
+        """Let the log and the run's own sinks take its last events. Who is late goes on by itself."""
+        waits: list[Any] = [guard.remove(SINK_GRACE) for guard in self.guards]
+        if self.recorder is not None and self._fault is None:
+            waits.append(asyncio.wait_for(self.recorder.upto(self.lane.head), SINK_GRACE))
+        if waits:
+            await asyncio.gather(*waits, return_exceptions=True)
 
     def finish(self, status: RunStatus, error: BaseException | None, code: str | None) -> None:
         """As ``end``, where nothing can be awaited."""
@@ -253,36 +344,36 @@ class Execution:
         self.release()
 
     def conclude(self, status: RunStatus, error: BaseException | None, code: str | None) -> None:
-        """The terminal event, and the lane's rest."""
+        """The terminal event, and the lane's rest; the session is free for what comes next."""
         if self.status != "running":
             return
         self.status, self.error = status, error
-        if code is None and error is not None:
-            code = getattr(error, "code", None)
         step = 0 if self.walk is None else self.walk.step
-        with contextlib.suppress(EmitterError):  # the bus was closed under the run
-            self.attempt.conclude(status, step, error if status == "failed" else None, code)
-        self.app.event_bus.end_attempt(self.lane, status)
-        self.attempt.observe(
-            "on_run_finished", self.lane.run_id, status, time.monotonic() - self._began, error
-        )
+        try:
+            with contextlib.suppress(EmitterError):  # the bus was closed under the run
+                self.attempt.conclude(status, step, error if status == "failed" else None, code)
+        finally:
+            self.app.event_bus.end_attempt(self.lane, status)
+            self.app._ended(self)
+        self.attempt.observe("on_run_finished", self.lane.run_id, status, time.monotonic() - self._began, error)
 
     def release(self) -> None:
         for timer in self._timers:
             timer.cancel()
         if self._forget is not None:
             self._forget()
+        if self.recorder is not None:
+            self.recorder.finish(self.lane.head)
         self.attempt.close()
-        self.app._ended(self)
         self.ended.open()
 
     # ── stopping ──────────────────────────────────────────────────────────────────────────────────
 
     def _asked_to_stop(self, reason: str) -> None:
         """Somebody cancelled the token, in whatever thread: after the grace, cancel the nodes."""
-        assert self.loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and the run with it
-            self.loop.call_soon_threadsafe(self._begin_grace)
+        if self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the run with it
+                self.loop.call_soon_threadsafe(self._begin_grace)
 
     def _begin_grace(self) -> None:
         assert self.loop is not None
@@ -291,19 +382,30 @@ class Execution:
 
     def kill(self) -> None:
         """Cancel the nodes now; one that will not end is left behind after another grace. In the run's loop."""
-        if self.task is None or self.task.done() or self.attempt.killed:
+        task = self.task or self.stepper
+        if task is None or task.done() or self.attempt.killed:
             return
         self.attempt.killed = True
-        self.task.cancel()
+        task.cancel()
         assert self.loop is not None
         grace = max(self.app.config.cancel_grace, 0.05)
         self._timers.append(self.loop.call_later(grace, self._abandon))
 
     def _abandon(self) -> None:
+        if self.ended.is_open:
+            return
+        self.reason = self.token.reason or self.reason or "cancelled"
+        if self._saving is not None and not self._saving.done():  # not the nodes, the checkpointer is slow: wait for it
+            self._saving.add_done_callback(lambda _: self._abandon())
+            return
+        assert self.loop is not None
+        self.loop.create_task(self._leave_behind())
+
+    async def _leave_behind(self) -> None:
+        with contextlib.suppress(Exception):
+            await self.save("cancelled")
         if not self.ended.is_open:
-            reason = self.token.reason or self.reason or "cancelled"
-            self.reason = reason
-            self.finish("cancelled", RunCancelledError(self.lane.run_id, reason), reason)
+            self.finish("cancelled", RunCancelledError(self.lane.run_id, self.reason), self.reason)
 
     def abort(self, reason: str) -> None:
         """From any thread."""

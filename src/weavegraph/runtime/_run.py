@@ -28,9 +28,10 @@ class InvocationHandle(Generic[S]):
     for it. *Cancelling* ``await run`` cancels that wait, not the run.
     """
 
-    def __init__(self, execution: Execution, *, on_own_thread: bool = False) -> None:
+    def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        self._on_own_thread = on_own_thread  # the run's loop is no user's: blocking on it is safe from any thread
+        # The app's own loop, when the run runs there: then blocking is safe from any thread but that one.
+        self._own_loop: asyncio.AbstractEventLoop | None = None
         self._asked = False
 
     # ── looking ───────────────────────────────────────────────────────────────────────────────────
@@ -104,7 +105,7 @@ class InvocationHandle(Generic[S]):
     def blocking(self, **options: Any) -> BlockingEvents:
         """The run's events for a plain thread; takes the options of ``events``."""
         view = self.events(**options).blocking()
-        view.anywhere = self._on_own_thread
+        view.anywhere = self._may_block()
         return view
 
     # ── its end ───────────────────────────────────────────────────────────────────────────────────
@@ -125,12 +126,16 @@ class InvocationHandle(Generic[S]):
 
     def result(self, timeout: float | None = None) -> S:
         """As ``join``, for a plain thread; ``TimeoutError`` after ``timeout`` seconds. Ctrl-C interrupts the wait."""
-        if not self._on_own_thread and asyncio._get_running_loop() is not None:
+        if not self._may_block():
             raise BlockingInLoopError
         self._asked = True
         if not self._execution.ended.wait_blocking(timeout):
             raise TimeoutError(f"run {self.run_id!r} did not end within {timeout} s; it goes on")
         return self._result()
+
+    def _may_block(self) -> bool:
+        here = asyncio._get_running_loop()
+        return here is None or (self._own_loop is not None and here is not self._own_loop)
 
     def _result(self) -> S:
         execution = self._execution

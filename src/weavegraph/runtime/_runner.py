@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -14,11 +15,12 @@ from weavegraph.errors import GraphError, SessionBusyError, SessionError, Sessio
 from weavegraph.events import INVOCATION_END_SCOPE
 from weavegraph.graph import END, START
 from weavegraph.protocols import Checkpointer, CheckpointPage
-from weavegraph.runtime._app import App
+from weavegraph.runtime._app import App, answered, checked_options
+from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._execution import Execution
 from weavegraph.runtime._scheduler import StepFailed, StepPaused
 from weavegraph.runtime._step import output_of
-from weavegraph.state import Checkpoint, Values
+from weavegraph.state import Checkpoint, Values, revive
 
 __all__ = ["AppRunner", "PausedReport", "RunMetadata", "Session", "StepOptions", "StepReport"]
 
@@ -92,6 +94,7 @@ class AppRunner(Generic[S]):
         self._open: dict[str, Execution] = {}
         self._stepping: set[str] = set()
         self._passed: dict[str, tuple[str, ...]] = {}  # nodes before which a session has stopped already
+        self._kept: dict[str, Checkpoint] = {}  # where sessions stand that are not saved (durability "off")
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────
 
@@ -102,6 +105,7 @@ class AppRunner(Generic[S]):
         session_id: str | None = None,
         run_id: str | None = None,
         deps: Any = None,
+        cancel: CancelToken | None = None,
         tags: Iterable[str] = (),
     ) -> Session:
         """Begin a session, or go on with one that the checkpointer knows and that has steps left: then ``state`` is
@@ -110,7 +114,7 @@ class AppRunner(Generic[S]):
         Raises:
             SessionBusyError: it is open already. StateError: ``state`` does not fit.
         """
-        return await self._create(state, session_id, run_id, deps, tags, None, iterative=False)
+        return await self._create(state, session_id, run_id, deps, cancel, tags, None, iterative=False)
 
     async def create_iterative_session(
         self,
@@ -119,6 +123,7 @@ class AppRunner(Generic[S]):
         session_id: str | None = None,
         entry: str = START,
         deps: Any = None,
+        cancel: CancelToken | None = None,
         tags: Iterable[str] = (),
     ) -> Session:
         """Begin a session that takes one input after the other (``invoke_next``) in one run whose stream stays open.
@@ -126,7 +131,7 @@ class AppRunner(Generic[S]):
         ``entry``: where each input starts, START or a node.
         """
         self._check_entry(entry)
-        return await self._create(state, session_id, None, deps, tags, entry, iterative=True)
+        return await self._create(state, session_id, None, deps, cancel, tags, entry, iterative=True)
 
     async def _create(
         self,
@@ -134,23 +139,30 @@ class AppRunner(Generic[S]):
         session_id: str | None,
         run_id: str | None,
         deps: Any,
+        cancel: CancelToken | None,
         tags: Iterable[str],
         entry: str | None,
         *,
         iterative: bool,
     ) -> Session:
+        app, schema = self.app, self.app.graph.schema
+        wanted = checked_options(cancel, None, tags, ())
         latest = None if session_id is None else await self._checkpointer.latest(session_id)
         resumed = latest is not None and (bool(latest.frontier) or latest.iterative) and latest.status != "completed"
         if latest is not None and resumed:
-            execution = self._reopen(latest, deps, tags)
+            execution = await self._reopen(latest.session_id, deps, cancel, wanted)
         else:
-            self.app.graph.schema.check_keys(self.app.graph.schema.as_update(state, "the input"), "the input")
-            execution = self.app._open(
-                session_id, run_id, attempt=1, deps=deps, cancel=None, tags=tuple(tags),
+            given = schema.as_update(state, "the input")
+            if latest is None:
+                schema.initial(given)
+            else:
+                schema.check_keys(given, "the input")
+            execution = app._open(
+                session_id, run_id, attempt=1, deps=deps, cancel=cancel, tags=wanted,
                 checkpointer=self._checkpointer, iterative=iterative,
             )  # fmt: skip
-            given = self.app.graph.schema.as_update(state, "the input")
-            execution.announce(given)
+            app._begin(execution, (), given)
+            self._watch(execution)
             try:
                 await execution.begin(given, entry=None if entry in (None, START) else entry, known=latest is not None)
             except BaseException as exc:
@@ -159,6 +171,7 @@ class AppRunner(Generic[S]):
             if iterative:
                 assert execution.walk is not None
                 execution.walk.frontier = ()  # inputs come by invoke_next
+        execution.entry = entry
         lane = execution.lane
         self._open[lane.session_id] = execution
         return Session(
@@ -166,14 +179,22 @@ class AppRunner(Generic[S]):
             step=0 if execution.walk is None else execution.walk.step,
         )  # fmt: skip
 
-    def _reopen(self, checkpoint: Checkpoint, deps: Any, tags: Iterable[str]) -> Execution:
-        execution = self.app._open(
-            checkpoint.session_id, checkpoint.run_id, attempt=checkpoint.attempt + 1, after=checkpoint.run_seq,
-            deps=deps, cancel=None, tags=tuple(tags), checkpointer=self._checkpointer, iterative=checkpoint.iterative,
-        )  # fmt: skip
-        execution.restore(checkpoint, checkpoint.answers)
-        execution.announce(())
+    async def _reopen(
+        self, session_id: str, deps: Any, cancel: CancelToken | None, tags: tuple[str, ...], answer: Any = None
+    ) -> Execution:
+        """The next attempt of a session's run."""
+        known = await self.app._last_known(self._checkpointer, session_id)
+        answers = answered(known.checkpoint, answer)
+        execution = self.app._reopen(known, deps, cancel, tags, self._checkpointer)
+        execution.restore(known.checkpoint, answers)
+        self.app._begin(execution, (), ())
+        self._watch(execution)
         return execution
+
+    @staticmethod
+    def _watch(execution: Execution) -> None:
+        execution.loop = asyncio.get_running_loop()
+        execution.watch_token()
 
     # ── stepping ──────────────────────────────────────────────────────────────────────────────────
 
@@ -194,11 +215,12 @@ class AppRunner(Generic[S]):
                 return await self._complete(session_id)
             walk = execution.walk
             assert walk is not None
+            execution.loop, execution.stepper = asyncio.get_running_loop(), asyncio.current_task()
             waiting = tuple(task.node for task in walk.frontier)
             before = tuple(node for node in waiting if node in options.interrupt_before)
             if before and self._passed.get(session_id) != waiting:
                 self._passed[session_id] = waiting
-                await execution.end("interrupted", None, "before_node")
+                await self._interrupt(execution, "before_node")
                 return PausedReport(reason="before_node", nodes=before, state=execution.output(), next_nodes=waiting)
             self._passed.pop(session_id, None)
             report = await self._step(session_id, execution)
@@ -210,11 +232,35 @@ class AppRunner(Generic[S]):
                     await self._end(session_id, execution)
             elif after or options.interrupt_each_step:
                 reason: PauseReason = "after_node" if after else "after_step"
-                await execution.end("interrupted", None, reason)
+                await self._interrupt(execution, reason)
                 return PausedReport(
                     reason=reason, nodes=after, state=execution.output(), next_nodes=report.next_nodes, report=report
                 )
             return report
+
+    async def _interrupt(self, execution: Execution, reason: str) -> None:
+        if execution.checkpointer is None:  # nothing is saved: the session goes on from what is in memory
+            self._kept[execution.lane.session_id] = execution.snapshot("interrupted")
+        await execution.end("interrupted", None, reason)
+        if execution.error is not None:  # it could not be saved
+            raise execution.error
+
+    async def resume(self, session_id: str, answer: Any = None) -> Session:
+        """Answer what a session's run asked (``PausedReport`` with reason ``question``); then step on.
+
+        Raises:
+            SessionError: it has asked nothing, or the answer does not fit; as ``app.resume``.
+        """
+        with self._alone(session_id):
+            before = self._open.get(session_id)
+            if before is not None and before.status == "running":
+                raise SessionBusyError(session_id, before.lane.run_id)
+            deps, tags = (None, ()) if before is None else (before.attempt.deps, before.attempt.tags)
+            execution = self._open[session_id] = await self._reopen(session_id, deps, None, tags, answer)
+            assert execution.walk is not None
+            return Session(
+                session_id=session_id, run_id=execution.lane.run_id, resumed=True, step=execution.walk.step
+            )
 
     async def run_until_complete(self, session_id: str) -> S:
         """Every step that is left; the final state.
@@ -225,7 +271,7 @@ class AppRunner(Generic[S]):
         while True:
             report = await self.run_step(session_id)
             if isinstance(report, PausedReport):
-                raise SessionError(f"session {session_id!r} waits for an answer; see app.resume")
+                raise SessionError(f"session {session_id!r} waits for an answer: runner.resume(session_id, answer)")
             if report.completed:
                 return await self.state(session_id)
 
@@ -257,29 +303,45 @@ class AppRunner(Generic[S]):
         )
 
     async def _end(self, session_id: str, execution: Execution) -> None:
+        if execution.checkpointer is None:
+            self._kept[session_id] = execution.snapshot("completed")
         await execution.end("completed")
         self._open.pop(session_id, None)
+        if execution.error is not None:
+            raise execution.error
 
     async def _live(self, session_id: str) -> Execution | None:
         """The session's open attempt; a new one where the last was interrupted; ``None`` when all is done."""
         execution = self._open.get(session_id)
         if execution is not None and execution.status == "running":
             return execution
-        latest = await self._checkpointer.latest(session_id)
-        if latest is None:
-            raise SessionNotFoundError(session_id)
+        latest = await self._latest(session_id)
         if not latest.frontier and not latest.iterative:
             return None
         if execution is None:
             raise SessionNotFoundError(session_id)
-        self.app._leave(execution)
-        opened = self._reopen(latest, execution.attempt.deps, execution.attempt.tags)
+        deps, tags = execution.attempt.deps, execution.attempt.tags
+        if execution.checkpointer is None:
+            opened = self.app._open(
+                session_id, execution.lane.run_id, attempt=execution.attempt.number + 1, deps=deps, cancel=None,
+                tags=tags, checkpointer=None,
+            )  # fmt: skip
+            opened.restore(self._kept[session_id], {})
+            self.app._begin(opened, (), ())
+            self._watch(opened)
+        else:
+            opened = await self._reopen(session_id, deps, None, tags)
         self._open[session_id] = opened
         return opened
 
+    async def _latest(self, session_id: str) -> Checkpoint:
+        found = self._kept.get(session_id) or await self._checkpointer.latest(session_id)
+        if found is None:
+            raise SessionNotFoundError(session_id)
+        return revive(self.app.graph.schema, found)
+
     async def _complete(self, session_id: str) -> StepReport:
-        latest = await self._checkpointer.latest(session_id)
-        assert latest is not None
+        latest = await self._latest(session_id)
         return StepReport(
             step=latest.step, ran_nodes=(), skipped_nodes=(), updated_keys=(), next_nodes=(),
             versions=dict(latest.versions), completed=True,
@@ -307,29 +369,40 @@ class AppRunner(Generic[S]):
         Raises:
             SessionError: it is no iterative session, or is finished. Otherwise as ``run_step``.
         """
-        entry = START if entry is None else entry
-        self._check_entry(entry)
+        if entry is not None:
+            self._check_entry(entry)
         with self._alone(session_id):
             execution = await self._live_iterative(session_id)
             walk, schema = execution.walk, self.app.graph.schema
             assert walk is not None
+            entry = entry or execution.entry or START
+            execution.loop, execution.stepper = asyncio.get_running_loop(), asyncio.current_task()
             try:
                 if isinstance(update, Mapping) or update is None:
                     given = schema.as_update(update, "the input")
                 else:
                     given = dict(output_of(self.app.graph, self.app.graph.start, update).writes)
                 walk.values = schema.initial(given, walk.values)
-                walk.seen, walk.finished = {}, {}
+                walk.seen, walk.finished, walk.base = {}, {}, walk.step
                 await walk.enter(None if entry == START else entry)
                 while not walk.done:
                     await execution.step()
+            except asyncio.CancelledError:
+                walk.frontier = ()
+                self._invocation_ended(execution, "cancelled", None)
+                raise
             except BaseException as exc:
-                error = exc.error if isinstance(exc, StepFailed) else exc
+                error: BaseException = exc
+                if isinstance(exc, StepFailed):
+                    error = exc.error
+                elif isinstance(exc, StepPaused):
+                    nodes = ", ".join(repr(question.node) for question in exc.questions)
+                    error = SessionError(f"{nodes} asked; in an iterative session let the next input bring the answer")
                 execution.record(error)
                 walk.frontier = ()
                 self._invocation_ended(execution, "failed", error)
-                if isinstance(exc, StepFailed):
-                    raise exc.error from None
+                if error is not exc:
+                    raise error from None
                 raise
             self._invocation_ended(execution, "completed", None)
             if self.app.config.durability != "off":
@@ -385,9 +458,7 @@ class AppRunner(Generic[S]):
         if execution is not None and execution.walk is not None:
             output: S = execution.output()
             return output
-        latest = await self._checkpointer.latest(session_id)
-        if latest is None:
-            raise SessionNotFoundError(session_id)
+        latest = await self._latest(session_id)
         found: S = self.app.graph.schema.output(Values.of(latest.values, latest.versions))
         return found
 
@@ -397,7 +468,10 @@ class AppRunner(Generic[S]):
 
     async def history(self, session_id: str, **query: Any) -> CheckpointPage:
         """The session's checkpoints, newest first; takes the query of ``Checkpointer.history``."""
-        return await self._checkpointer.history(session_id, **query)
+        page = await self._checkpointer.history(session_id, **query)
+        return CheckpointPage(
+            tuple(revive(self.app.graph.schema, each) for each in page.checkpoints), page.next_before
+        )
 
     async def fork(self, session_id: str, new_session_id: str | None = None, *, number: int | None = None) -> str:
         """A new session that stands where this one stood at a checkpoint; ``create_session`` goes on with it."""

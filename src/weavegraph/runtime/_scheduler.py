@@ -75,6 +75,7 @@ class Walk:
     ) -> None:
         self.graph, self.attempt, self.values, self.frontier = graph, attempt, values, frontier
         self.path, self.step = path, step
+        self.base = 0  # the step before which the present input began; the step limit counts from there
         self.seen: dict[str, Mapping[str, int]] = dict(seen or {})
         self.finished: dict[int, Output] = {
             done.index: Output(done.writes, done.goto, done.added) for done in finished
@@ -103,7 +104,7 @@ class Walk:
         """
         attempt, graph, config = self.attempt, self.graph, self.attempt.config
         tasks = self.frontier
-        if self.step >= config.step_limit:
+        if self.step - self.base >= config.step_limit:
             raise StepLimitError(config.step_limit)
         self.step += 1
         step = self.step

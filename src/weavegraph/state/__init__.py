@@ -3,6 +3,7 @@
 from weavegraph.state._checkpoint import Checkpoint, CheckpointStatus, Finished, OpenQuestion, Task
 from weavegraph.state._isolation import StateView, isolate, weigh
 from weavegraph.state._messages import Message, as_message
+from weavegraph.state._plain import flatten, revive
 from weavegraph.state._records import ErrorRecord, Failure, failure_of, ladder, mark_failure
 from weavegraph.state._reducers import add_messages, append, label, merge_patch
 from weavegraph.state._routes import Command, FrontierCommand, Goto, NodePartial, Send, Writes
@@ -34,10 +35,12 @@ __all__ = [
     "append",
     "as_message",
     "failure_of",
+    "flatten",
     "isolate",
     "label",
     "ladder",
     "mark_failure",
     "merge_patch",
+    "revive",
     "weigh",
 ]

@@ -77,3 +77,5 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     forked_from: str | None = None
     fingerprint: str = ""
     """Of the graph that took it."""
+    encoded: bool = False
+    """Values, payloads and answers are plain data, as a durable checkpointer holds them."""

@@ -76,6 +76,7 @@ class StateSchema:
         required: Iterable[str] = (),
         zeros: Mapping[str, Callable[[], Any]] | None = None,
         scoped: Iterable[str] = (),
+        hints: Mapping[str, Any] | None = None,
     ) -> None:
         self.reducers = dict(reducers)
         self.kind: Kind = kind
@@ -84,6 +85,7 @@ class StateSchema:
         self.required = tuple(required)
         self.zeros = dict(zeros or {})
         self.scoped = frozenset(scoped)
+        self.hints = dict(hints or {})
 
     @classmethod
     def of(cls, kind: type[Any] | None) -> StateSchema:
@@ -110,6 +112,7 @@ class StateSchema:
             required=[key for key in hints if fields is not None and key not in defaults],
             zeros=zeros,
             scoped=[key for key, hint in hints.items() if INVOCATION in _extras(hint)],
+            hints={key: _bare(hint) for key, hint in hints.items()},
         )
 
     def with_reducer(self, key: str, reducer: Reduce) -> StateSchema:
@@ -119,7 +122,7 @@ class StateSchema:
             raise StateError(f"{key!r} is no key of the state; it has: {', '.join(self.reducers)}")
         return StateSchema(
             {**self.reducers, key: reducer}, kind=self.kind, type=self.type, defaults=self.defaults,
-            required=self.required, zeros=self.zeros, scoped=self.scoped,
+            required=self.required, zeros=self.zeros, scoped=self.scoped, hints=self.hints,
         )  # fmt: skip
 
     # ── in and out ────────────────────────────────────────────────────────────────────────────────
@@ -312,9 +315,14 @@ def _extras(hint: Any) -> tuple[Any, ...]:
     return tuple(hint.__metadata__) if typing.get_origin(hint) is Annotated else ()
 
 
-def _origin(hint: Any) -> Any:
+def _bare(hint: Any) -> Any:
     while typing.get_origin(hint) in (typing.Required, typing.NotRequired, Annotated):
         hint = typing.get_args(hint)[0]
+    return hint
+
+
+def _origin(hint: Any) -> Any:
+    hint = _bare(hint)
     return typing.get_origin(hint) or hint
 
 

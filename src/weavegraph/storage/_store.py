@@ -98,6 +98,11 @@ class SqliteStore:
         if schema not in self._schemas:
             self._schemas = (*self._schemas, schema)
 
+    def require_those_of(self, other: SqliteStore) -> None:
+        """Also what another handle of the same file requires, for writes that concern both."""
+        for schema in other._schemas:
+            self.require_schema(schema)
+
     async def start(self) -> None:
         """Open now: an error of opening shows here, by its name, and not at the first write."""
         await self.submit()

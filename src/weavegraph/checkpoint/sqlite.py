@@ -1,0 +1,180 @@
+"""Sessions in an SQLite file; when it is the event log's too, a step and the event that announces it commit together.
+
+::
+
+    checkpointer = SqliteCheckpointer("runs.db")
+    app = builder.compile(RuntimeConfig(checkpointer=checkpointer, log=SqliteLog("runs.db")))
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from weavegraph.errors import CheckpointConflictError, ConfigError, LogCorruptError
+from weavegraph.protocols import CheckpointPage
+from weavegraph.state import Checkpoint, flatten
+from weavegraph.storage import Durability, Op, Schema, SqliteStore
+
+__all__ = ["SqliteCheckpointer"]
+
+CHECKPOINTS = Schema(
+    "checkpoints",
+    (
+        (
+            "CREATE TABLE checkpoints(session_id TEXT NOT NULL, number INTEGER NOT NULL, run_id TEXT NOT NULL,"
+            " step INTEGER NOT NULL, ran TEXT NOT NULL, skipped TEXT NOT NULL, crc INTEGER NOT NULL,"
+            " body BLOB NOT NULL, PRIMARY KEY (session_id, number)) STRICT",
+        ),
+    ),
+)
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Checkpoint)
+_MOST = 1000
+
+
+class SqliteCheckpointer:
+    """Keeps every checkpoint of every session, or the newest ``keep`` of each. Any thread, any loop, any process.
+
+    Values are stored as plain data with a checksum, and come back by the type hints of the state's schema.
+
+    *Durability*: as of ``SqliteStore``: ``"durable"`` or ``"relaxed"``. *Errors*: ``LogUnavailableError`` (disk full,
+    read-only, locked), ``LogCorruptError``, ``LogVersionError``; nothing is half-written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "durable",
+        keep: int | None = None,
+        busy_timeout: float = 5.0,
+    ) -> None:
+        if keep is not None and (type(keep) is not int or keep < 1):
+            raise ConfigError(f"SqliteCheckpointer(keep={keep!r}): give a whole number from 1, or None")
+        self.store = SqliteStore(path, durability=durability, busy_timeout=busy_timeout)
+        self.store.require_schema(CHECKPOINTS)
+        self._keep = keep
+
+    async def start(self) -> None:
+        """Open the file now, so that a fault shows here and not with the first step."""
+        await self.store.start()
+
+    async def save(self, checkpoint: Checkpoint, /) -> None:
+        await self.store.submit(self.saving(checkpoint))
+
+    def saving(self, checkpoint: Checkpoint, /) -> Op:
+        """The same as an operation, to be committed together with others: ``store.submit(log.appending(…), save)``."""
+        return _Save(flatten(checkpoint), self._keep, str(self.store.path))
+
+    async def latest(self, session_id: str, /) -> Checkpoint | None:
+        return await self._one("session_id = ? ORDER BY number DESC LIMIT 1", session_id)
+
+    async def get(self, session_id: str, number: int, /) -> Checkpoint | None:
+        return await self._one("session_id = ? AND number = ?", session_id, number)
+
+    async def history(
+        self,
+        session_id: str,
+        /,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        min_step: int | None = None,
+        max_step: int | None = None,
+        ran_node: str | None = None,
+        skipped_node: str | None = None,
+        run_id: str | None = None,
+    ) -> CheckpointPage:
+        if type(limit) is not int or not 1 <= limit <= _MOST:
+            raise ConfigError(f"history(limit={limit!r}): give a whole number from 1 to {_MOST:,}")
+        wanted = {
+            "number < ?": before,
+            "step >= ?": min_step,
+            "step <= ?": max_step,
+            "EXISTS (SELECT 1 FROM json_each(ran) WHERE value = ?)": ran_node,
+            "EXISTS (SELECT 1 FROM json_each(skipped) WHERE value = ?)": skipped_node,
+            "run_id = ?": run_id,
+        }
+        clauses = ["session_id = ?", *(clause for clause, value in wanted.items() if value is not None)]
+        values = [session_id, *(value for value in wanted.values() if value is not None)]
+        found = await self._many(f"{' AND '.join(clauses)} ORDER BY number DESC LIMIT ?", *values, limit + 1)
+        page = tuple(found[:limit])
+        return CheckpointPage(page, page[-1].number if len(found) > limit else None)
+
+    async def sessions(self, *, limit: int = 100, after: str = "") -> Sequence[str]:
+        query = "SELECT DISTINCT session_id FROM checkpoints WHERE session_id > ? ORDER BY session_id LIMIT ?"
+        return await self.store.query(lambda db: [row[0] for row in db.execute(query, (after, limit))])
+
+    async def delete(self, session_id: str, /) -> int:
+        (gone,) = await self.store.submit(
+            lambda db: db.execute("DELETE FROM checkpoints WHERE session_id = ?", (session_id,)).rowcount
+        )
+        return int(gone)
+
+    async def trim(self, session_id: str, /, *, keep: int) -> int:
+        if type(keep) is not int or keep < 1:
+            raise ConfigError(f"trim(keep={keep!r}): give a whole number from 1")
+        (gone,) = await self.store.submit(lambda db: _trim(db, session_id, keep))
+        return int(gone)
+
+    async def aclose(self) -> None:
+        """Finish what is queued and give up the file. Idempotent."""
+        await self.store.aclose()
+
+    async def _one(self, where: str, *values: Any) -> Checkpoint | None:
+        found = await self._many(where, *values)
+        return found[0] if found else None
+
+    async def _many(self, where: str, *values: Any) -> list[Checkpoint]:
+        query = f"SELECT session_id, number, crc, body FROM checkpoints WHERE {where}"
+        place = str(self.store.path)
+        return await self.store.query(lambda db: [_load(place, *row) for row in db.execute(query, values)])
+
+    def __repr__(self) -> str:
+        return f"<SqliteCheckpointer {str(self.store.path)!r} {self.store.durability}>"
+
+
+class _Save:
+    """``save`` as an operation of the store."""
+
+    def __init__(self, checkpoint: Checkpoint, keep: int | None, place: str) -> None:
+        self._checkpoint, self._keep, self._place = checkpoint, keep, place
+        self._body = _encode(checkpoint)
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        checkpoint, body = self._checkpoint, self._body
+        session, number = checkpoint.session_id, checkpoint.number
+        (last,) = connection.execute("SELECT max(number) FROM checkpoints WHERE session_id = ?", (session,)).fetchone()
+        if number != (last or 0) + 1:
+            raise CheckpointConflictError(session, number - 1, last or 0)
+        ran, skipped = _encode(checkpoint.ran_nodes).decode(), _encode(checkpoint.skipped_nodes).decode()
+        connection.execute(
+            "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (session, number, checkpoint.run_id, checkpoint.step, ran, skipped, _crc(session, number, body), body),
+        )
+        if self._keep is not None:
+            _trim(connection, session, self._keep)
+
+
+def _trim(connection: sqlite3.Connection, session: str, keep: int) -> int:
+    query = "DELETE FROM checkpoints WHERE session_id = ? AND number <= (SELECT max(number) FROM checkpoints WHERE "
+    return connection.execute(f"{query}session_id = ?) - ?", (session, session, keep)).rowcount
+
+
+def _load(place: str, session: str, number: int, crc: int, body: bytes) -> Checkpoint:
+    if crc != _crc(session, number, body):
+        raise LogCorruptError(place, f"checkpoint {number} of session {session!r} has a wrong checksum")
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError as exc:
+        raise LogCorruptError(place, f"checkpoint {number} of session {session!r} cannot be read: {exc}") from exc
+
+
+def _crc(session: str, number: int, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(f"{session}\0{number}\0".encode()))

@@ -1,0 +1,31 @@
+"""An event log from what a configuration says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weavegraph.errors import ConfigError
+from weavegraph.log._memory import MemoryLog
+from weavegraph.protocols import EventLog
+
+__all__ = ["open_log"]
+
+
+def open_log(value: Any) -> EventLog | None:
+    """``None``, a log, or a URL: ``memory:``, ``sqlite:runs.db?durability=relaxed&max_age=604800``.
+
+    Raises:
+        ConfigError: it is none of these, or the URL says something that it cannot.
+    """
+    if not isinstance(value, str):
+        if value is not None and not isinstance(value, EventLog):
+            raise ConfigError(f"log={value!r}: give an EventLog, or a URL like 'sqlite:runs.db'")
+        return value
+    kind = value.partition(":")[0]
+    if kind == "memory":
+        return MemoryLog()
+    if kind == "sqlite":
+        from weavegraph.log.sqlite import SqliteLog
+
+        return SqliteLog.from_url(value)
+    raise ConfigError(f"log {value!r}: known are memory: and sqlite:PATH")

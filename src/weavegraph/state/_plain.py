@@ -1,0 +1,130 @@
+"""State as plain data and back: what a durable checkpoint holds. Nothing but data is ever built (contract D8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from weavegraph.errors import StateError
+from weavegraph.state._checkpoint import Checkpoint, Finished, Task
+from weavegraph.state._messages import as_message
+from weavegraph.state._records import ErrorRecord
+from weavegraph.state._routes import Send
+
+if TYPE_CHECKING:
+    from weavegraph.state._schema import StateSchema
+
+__all__ = ["flatten", "revive"]
+
+
+def flatten(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with everything of the user's as plain data: text, numbers, lists, mappings.
+
+    Dataclasses, ``msgspec.Struct``, pydantic models, dates, bytes, tuples and sets are turned into data; the schema's
+    type hints turn them back.
+
+    Raises:
+        StateError: a value has no form as data; the text says which key.
+    """
+    return msgspec.structs.replace(
+        checkpoint,
+        values={key: _plain(value, f"the state's {key!r}") for key, value in checkpoint.values.items()},
+        frontier=tuple(
+            Task(task.node, task.sent, _plain(task.payload, f"the payload sent to {task.node!r}"))
+            for task in checkpoint.frontier
+        ),
+        finished=tuple(
+            Finished(
+                done.index,
+                tuple((key, _plain(value, f"an update of {key!r}")) for key, value in done.writes),
+                None if done.goto is None else tuple(_plain(target, "a command") for target in done.goto),
+                tuple(_plain(target, "a command") for target in done.added),
+            )
+            for done in checkpoint.finished
+        ),
+        questions=tuple(
+            msgspec.structs.replace(each, question=_plain(each.question, "a question"))
+            for each in checkpoint.questions
+        ),
+        answers={key: tuple(_plain(each, "an answer") for each in given) for key, given in checkpoint.answers.items()},
+        encoded=True,
+    )
+
+
+def revive(schema: StateSchema, checkpoint: Checkpoint) -> Checkpoint:
+    """The inverse of ``flatten``, by the schema's types.
+
+    Raises:
+        StateError: a value does not fit its type any more; give its key a migration, or begin a new session.
+    """
+    if not checkpoint.encoded:
+        return checkpoint
+    return msgspec.structs.replace(
+        checkpoint,
+        values={key: _typed(schema, key, value) for key, value in checkpoint.values.items()},
+        finished=tuple(
+            Finished(
+                done.index,
+                tuple((key, _typed(schema, key, value)) for key, value in done.writes),
+                None if done.goto is None else tuple(_target(target) for target in done.goto),
+                tuple(_target(target) for target in done.added),
+            )
+            for done in checkpoint.finished
+        ),
+        encoded=False,
+    )
+
+
+def _plain(value: Any, what: str) -> Any:
+    try:
+        return msgspec.to_builtins(value, enc_hook=_hook)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise StateError(
+            f"{what} cannot be saved: {exc}; keep plain data, dataclasses or msgspec.Struct in the state, and what is "
+            "no data (clients, locks) in deps"
+        ) from exc
+
+
+def _hook(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no data")
+
+
+def _typed(schema: StateSchema, key: str, value: Any) -> Any:
+    if schema.type is None:
+        if key == "messages" and isinstance(value, list):
+            return [as_message(item) for item in value]
+        if key == "errors" and isinstance(value, list):
+            return [_error(item) for item in value]
+        return value
+    hint = schema.hints.get(key, Any)
+    try:
+        return msgspec.convert(value, hint, str_keys=True, dec_hook=_build)
+    except (msgspec.ValidationError, TypeError, ValueError) as exc:
+        raise StateError(
+            f"the saved {key!r} does not fit {hint!r}: {exc}; the state's type has changed: begin a new session"
+        ) from exc
+
+
+def _build(hint: Any, value: Any) -> Any:
+    validate = getattr(hint, "model_validate", None)
+    if validate is not None:
+        return validate(value)
+    raise TypeError(f"{hint!r} cannot be made from data")
+
+
+def _error(item: Any) -> Any:
+    if isinstance(item, Mapping) and {"when", "scope", "kind", "message"} <= item.keys():
+        try:
+            return msgspec.convert(item, ErrorRecord)
+        except msgspec.ValidationError:
+            return item
+    return item
+
+
+def _target(target: Any) -> Any:
+    return Send(target["node"], target.get("payload")) if isinstance(target, Mapping) else target
