@@ -5,6 +5,7 @@ Expect: the frames that a client gets, then what becomes of the run of a client 
 """
 
 import asyncio
+import contextlib
 import sys
 
 from weavegraph import END, GAP_SCOPE, START, STREAM_END_SCOPE, DiagnosticEvent, GraphBuilder, LLMStreamingEvent
@@ -40,11 +41,17 @@ def frame(event):
     return f"{position}event: {kind}\ndata: ".encode() + event.to_json() + b"\n\n"  # to_json is one line
 
 
+async def gone(reader):
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(1024):  # empty when the client has hung up
+            pass
+
+
 async def serve(reader, writer):
     await reader.readuntil(b"\r\n\r\n")  # the request; a real server looks at Host and Origin here
     async with graph.stream({}) as run:  # leaving the block before the end cancels the run
         events = run.events()
-        hang_up = asyncio.create_task(reader.read())  # returns when the client has hung up
+        hang_up = asyncio.create_task(gone(reader))
         hang_up.add_done_callback(lambda _: events.close())  # ends the loop below
         writer.write(HEAD)
         async for event in events:
