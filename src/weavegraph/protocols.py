@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import msgspec
 
 from weavegraph.events import Event
-from weavegraph.state import Checkpoint
+from weavegraph.state import Checkpoint, Finished
 
 __all__ = [
     "CheckpointPage",
@@ -124,6 +124,13 @@ class Checkpointer(Protocol):
 
         Raises:
             CheckpointConflictError: somebody saved the session meanwhile; nothing was written.
+        """
+        ...
+
+    async def add_finished(self, session_id: str, number: int, finished: Finished, /) -> None:
+        """Keep the output of a task of the step after checkpoint ``number``, before that step is over.
+
+        Whoever reads the checkpoint from then on finds it in ``finished``; with the next checkpoint it may be forgotten.
         """
         ...
 

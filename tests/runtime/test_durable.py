@@ -407,3 +407,41 @@ async def test_the_final_state_after_crashes_is_that_of_an_undisturbed_run(tmp_p
         assert state == {"parts": list("012345"), "n": 6}
         events = await held(tmp_path / "runs.db", "r")
         assert [event.run_seq for event in events] == [*range(1, len(events) + 1)]
+
+
+@clause("D4", "8.kill")
+async def test_what_a_sibling_had_finished_when_the_process_died_is_not_run_again(tmp_path: Path) -> None:
+    script = f"""
+        import asyncio, os
+        from tests.runtime.test_durable import racing, durable
+        from pathlib import Path
+        async def main():
+            app = racing(Path({str(tmp_path)!r}), dies=True)
+            await app.invoke({{}}, run_id="r", session_id="s")
+        asyncio.run(main())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=os.getcwd(), timeout=50, check=False)
+    assert done.returncode == 9
+    async with racing(tmp_path, dies=False) as app:
+        assert (await app.get_state("s")).checkpoint.finished[0].index == 0
+        assert (await app.resume("s"))["parts"] == ["quick in attempt 1", "slow in attempt 2"]
+
+
+def racing(folder: Path, *, dies: bool) -> App[State]:
+    builder = GraphBuilder(State)
+
+    @builder.node
+    async def quick(state: State, ctx: NodeContext[State, None]) -> dict[str, Any]:
+        return {"parts": [f"quick in attempt {ctx.attempt}"]}
+
+    @builder.node
+    async def slow(state: State, ctx: NodeContext[State, None]) -> dict[str, Any]:
+        while dies:
+            latest = await SqliteCheckpointer(folder / "runs.db").latest("s")
+            if latest is not None and latest.finished:
+                os._exit(9)
+        return {"parts": [f"slow in attempt {ctx.attempt}"]}
+
+    for name in ("quick", "slow"):
+        builder.add_edge(START, name).add_edge(name, END)
+    return builder.compile(durable(folder))

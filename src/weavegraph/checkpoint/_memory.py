@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from weavegraph.errors import CheckpointConflictError, ConfigError
 from weavegraph.protocols import CheckpointPage
-from weavegraph.state import Checkpoint
+from weavegraph.state import Checkpoint, Finished, with_finished
 
 __all__ = ["MemoryCheckpointer"]
 
@@ -21,6 +21,7 @@ class MemoryCheckpointer:
         self._keep = keep
         self._lock = threading.Lock()
         self._sessions: dict[str, list[Checkpoint]] = {}
+        self._finished: dict[str, dict[int, Finished]] = {}  # of the step after a session's latest checkpoint
 
     async def save(self, checkpoint: Checkpoint, /) -> None:
         with self._lock:
@@ -29,21 +30,28 @@ class MemoryCheckpointer:
             if checkpoint.number != last + 1:
                 raise CheckpointConflictError(checkpoint.session_id, checkpoint.number - 1, last)
             held.append(checkpoint)
+            self._finished.pop(checkpoint.session_id, None)
             if self._keep is not None:
                 del held[: -self._keep]
 
-    async def latest(self, session_id: str, /) -> Checkpoint | None:
-        return self.latest_now(session_id)
-
-    def latest_now(self, session_id: str, /) -> Checkpoint | None:
-        """As ``latest``, without a loop."""
+    async def add_finished(self, session_id: str, number: int, finished: Finished, /) -> None:
         with self._lock:
             held = self._sessions.get(session_id)
-            return held[-1] if held else None
+            if held and held[-1].number == number:
+                self._finished.setdefault(session_id, {})[finished.index] = finished
+
+    async def latest(self, session_id: str, /) -> Checkpoint | None:
+        with self._lock:
+            held = self._sessions.get(session_id)
+            return with_finished(held[-1], self._finished.get(session_id, {})) if held else None
 
     async def get(self, session_id: str, number: int, /) -> Checkpoint | None:
         with self._lock:
-            return next((each for each in self._sessions.get(session_id, ()) if each.number == number), None)
+            held = self._sessions.get(session_id, [])
+            found = next((each for each in held if each.number == number), None)
+            if found is None or found is not held[-1]:
+                return found
+            return with_finished(found, self._finished.get(session_id, {}))
 
     async def history(
         self,
@@ -81,6 +89,7 @@ class MemoryCheckpointer:
 
     async def delete(self, session_id: str, /) -> int:
         with self._lock:
+            self._finished.pop(session_id, None)
             return len(self._sessions.pop(session_id, ()))
 
     async def trim(self, session_id: str, /, *, keep: int) -> int:

@@ -18,7 +18,7 @@ import msgspec
 
 from weavegraph.errors import CheckpointConflictError, ConfigError, LogCorruptError
 from weavegraph.protocols import CheckpointPage
-from weavegraph.state import Checkpoint, flatten
+from weavegraph.state import Checkpoint, Finished, flatten, flatten_finished, with_finished
 from weavegraph.storage import Durability, Op, Schema, SqliteStore
 
 __all__ = ["SqliteCheckpointer"]
@@ -30,11 +30,16 @@ CHECKPOINTS = Schema(
             "CREATE TABLE checkpoints(session_id TEXT NOT NULL, number INTEGER NOT NULL, run_id TEXT NOT NULL,"
             " step INTEGER NOT NULL, ran TEXT NOT NULL, skipped TEXT NOT NULL, crc INTEGER NOT NULL,"
             " body BLOB NOT NULL, PRIMARY KEY (session_id, number)) STRICT",
+            # Outputs of the step after a session's latest checkpoint.
+            "CREATE TABLE checkpoint_finished(session_id TEXT NOT NULL, number INTEGER NOT NULL,"
+            " place INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (session_id, place)) STRICT",
         ),
     ),
 )
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Checkpoint)
+_finished_decoder = msgspec.json.Decoder(Finished)
+_SELECT = "SELECT session_id, number, crc, body FROM checkpoints"
 _MOST = 1000
 
 
@@ -71,6 +76,17 @@ class SqliteCheckpointer:
     def saving(self, checkpoint: Checkpoint, /) -> Op:
         """The same as an operation, to be committed together with others: ``store.submit(log.appending(…), save)``."""
         return _Save(flatten(checkpoint), self._keep, str(self.store.path))
+
+    async def add_finished(self, session_id: str, number: int, finished: Finished, /) -> None:
+        body = _encode(flatten_finished(finished))
+        row = (session_id, number, finished.index, _crc(session_id, number, body), body)
+
+        def add(connection: sqlite3.Connection) -> None:
+            query = "SELECT max(number) FROM checkpoints WHERE session_id = ?"
+            if connection.execute(query, (session_id,)).fetchone()[0] == number:
+                connection.execute("INSERT OR REPLACE INTO checkpoint_finished VALUES (?, ?, ?, ?, ?)", row)
+
+        await self.store.submit(add)
 
     async def latest(self, session_id: str, /) -> Checkpoint | None:
         return await self._one("session_id = ? ORDER BY number DESC LIMIT 1", session_id)
@@ -112,9 +128,11 @@ class SqliteCheckpointer:
         return await self.store.query(lambda db: [row[0] for row in db.execute(query, (after, limit))])
 
     async def delete(self, session_id: str, /) -> int:
-        (gone,) = await self.store.submit(
-            lambda db: db.execute("DELETE FROM checkpoints WHERE session_id = ?", (session_id,)).rowcount
-        )
+        def delete(connection: sqlite3.Connection) -> int:
+            connection.execute("DELETE FROM checkpoint_finished WHERE session_id = ?", (session_id,))
+            return connection.execute("DELETE FROM checkpoints WHERE session_id = ?", (session_id,)).rowcount
+
+        (gone,) = await self.store.submit(delete)
         return int(gone)
 
     async def trim(self, session_id: str, /, *, keep: int) -> int:
@@ -128,11 +146,16 @@ class SqliteCheckpointer:
         await self.store.aclose()
 
     async def _one(self, where: str, *values: Any) -> Checkpoint | None:
-        found = await self._many(where, *values)
-        return found[0] if found else None
+        place = str(self.store.path)
+
+        def one(connection: sqlite3.Connection) -> Checkpoint | None:
+            row = connection.execute(f"{_SELECT} WHERE {where}", values).fetchone()
+            return None if row is None else with_finished(_load(place, *row), _finished(connection, place, *row[:2]))
+
+        return await self.store.query(one)
 
     async def _many(self, where: str, *values: Any) -> list[Checkpoint]:
-        query = f"SELECT session_id, number, crc, body FROM checkpoints WHERE {where}"
+        query = f"{_SELECT} WHERE {where}"
         place = str(self.store.path)
         return await self.store.query(lambda db: [_load(place, *row) for row in db.execute(query, values)])
 
@@ -153,6 +176,7 @@ class _Save:
         (last,) = connection.execute("SELECT max(number) FROM checkpoints WHERE session_id = ?", (session,)).fetchone()
         if number != (last or 0) + 1:
             raise CheckpointConflictError(session, number - 1, last or 0)
+        connection.execute("DELETE FROM checkpoint_finished WHERE session_id = ?", (session,))
         ran, skipped = _encode(checkpoint.ran_nodes).decode(), _encode(checkpoint.skipped_nodes).decode()
         connection.execute(
             "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -165,6 +189,17 @@ class _Save:
 def _trim(connection: sqlite3.Connection, session: str, keep: int) -> int:
     query = "DELETE FROM checkpoints WHERE session_id = ? AND number <= (SELECT max(number) FROM checkpoints WHERE "
     return connection.execute(f"{query}session_id = ?) - ?", (session, session, keep)).rowcount
+
+
+def _finished(connection: sqlite3.Connection, place: str, session: str, number: int) -> dict[int, Finished]:
+    query = "SELECT place, crc, body FROM checkpoint_finished WHERE session_id = ? AND number = ?"
+    found: dict[int, Finished] = {}
+    for index, crc, body in connection.execute(query, (session, number)):
+        if crc != _crc(session, number, body):
+            problem = f"an output after checkpoint {number} of session {session!r} has a wrong checksum"
+            raise LogCorruptError(place, problem)
+        found[index] = _finished_decoder.decode(body)
+    return found
 
 
 def _load(place: str, session: str, number: int, crc: int, body: bytes) -> Checkpoint:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from weavegraph.bus import Lane, SinkGuard
-from weavegraph.errors import EmitterError, GraphError, RunCancelledError, SessionBusyError
+from weavegraph.errors import EmitterError, GraphError, LogError, RunCancelledError, SessionBusyError
 from weavegraph.protocols import Checkpointer
 from weavegraph.runtime._attempt import Attempt
 from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._latch import Latch
 from weavegraph.runtime._recorder import Recorder
 from weavegraph.runtime._scheduler import StepFailed, StepOutcome, StepPaused, Walk
+from weavegraph.runtime._step import Output
 from weavegraph.state import Checkpoint, ErrorRecord, Finished, OpenQuestion, Values, revive
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Execution:
                 before = Values.of(latest.values, latest.versions)
                 self.attempt.observe("on_checkpoint_loaded", latest.session_id, latest.number)
         self.walk = Walk(self.app.graph, self.attempt, self.app.graph.schema.initial(given, before))
+        self._keep_outputs()
         await self.walk.enter(entry)
         if self.app.config.durability == "step":
             await self.save("completed" if self.walk.done and not self.iterative else "running")
@@ -115,9 +117,22 @@ class Execution:
             seen=checkpoint.seen,
             finished=checkpoint.finished,
         )
+        self._keep_outputs()
         self.errors = checkpoint.errors
         self.iterative = checkpoint.iterative
         self.attempt.observe("on_checkpoint_loaded", checkpoint.session_id, checkpoint.number)
+
+    def _keep_outputs(self) -> None:
+        if self.checkpointer is not None and self.app.config.durability == "step":
+            assert self.walk is not None
+            self.walk.keep = self._keep_output
+
+    async def _keep_output(self, index: int, output: Output) -> None:
+        """A task of several is done: should this process die before the others are, a resume need not run it again."""
+        assert self.checkpointer is not None
+        finished = Finished(index, tuple(output.writes), output.goto, output.added)
+        with contextlib.suppress(LogError):  # the step's own checkpoint tells
+            await self.checkpointer.add_finished(self.lane.session_id, self.number or 0, finished)
 
     def launch(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], timeout: float | None) -> None:
         """Run ``work`` as the attempt's task, stopped by the token and by the deadline."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -81,6 +81,8 @@ class Walk:
             done.index: Output(done.writes, done.goto, done.added) for done in finished
         }
         """Outputs of the present frontier that are known already, by place."""
+        self.keep: Callable[[int, Output], Awaitable[None]] | None = None
+        """Told of every output of a step of several tasks, before the step is over: keeps it for a resume."""
         self.written: list[tuple[str, Any]] | None = None
         """Every write so far, in order, when somebody wants to know: a parent graph does."""
 
@@ -216,9 +218,13 @@ class Walk:
         """One task of several that run side by side, when there is a slot for it."""
         plan = self.graph.nodes[task.node]
         if plan.mode == "graph":  # a sub-graph's nodes take slots, so itself it must not hold one
-            return await self._try(index, task, plan, True)
-        async with self.attempt.limit:
-            return await self._try(index, task, plan, True)
+            output = await self._try(index, task, plan, True)
+        else:
+            async with self.attempt.limit:
+                output = await self._try(index, task, plan, True)
+        if self.keep is not None:
+            await self.keep(index, output)
+        return output
 
     async def _try(self, index: int, task: Task, plan: NodePlan, limited: bool) -> Output:
         """One task, with its tries. ``limited``: siblings have a turn when it is done."""

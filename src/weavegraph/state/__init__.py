@@ -1,9 +1,16 @@
 """What nodes read and write: schemas, reducers, messages, typed slots, routes, and what a step leaves behind. Pure."""
 
-from weavegraph.state._checkpoint import Checkpoint, CheckpointStatus, Finished, OpenQuestion, Task
+from weavegraph.state._checkpoint import (
+    Checkpoint,
+    CheckpointStatus,
+    Finished,
+    OpenQuestion,
+    Task,
+    with_finished,
+)
 from weavegraph.state._isolation import StateView, isolate, weigh
 from weavegraph.state._messages import Message, as_message
-from weavegraph.state._plain import flatten, revive
+from weavegraph.state._plain import flatten, flatten_finished, revive
 from weavegraph.state._records import ErrorRecord, Failure, failure_of, ladder, mark_failure
 from weavegraph.state._reducers import add_messages, append, label, merge_patch
 from weavegraph.state._routes import Command, FrontierCommand, Goto, NodePartial, Send, Writes
@@ -36,6 +43,7 @@ __all__ = [
     "as_message",
     "failure_of",
     "flatten",
+    "flatten_finished",
     "isolate",
     "label",
     "ladder",
@@ -43,4 +51,5 @@ __all__ = [
     "merge_patch",
     "revive",
     "weigh",
+    "with_finished",
 ]

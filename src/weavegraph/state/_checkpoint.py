@@ -10,7 +10,7 @@ import msgspec
 
 from weavegraph.state._records import ErrorRecord
 
-__all__ = ["Checkpoint", "CheckpointStatus", "Finished", "OpenQuestion", "Task"]
+__all__ = ["Checkpoint", "CheckpointStatus", "Finished", "OpenQuestion", "Task", "with_finished"]
 
 CheckpointStatus: TypeAlias = Literal["running", "completed", "failed", "cancelled", "paused", "interrupted"]
 
@@ -79,3 +79,11 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Of the graph that took it."""
     encoded: bool = False
     """Values, payloads and answers are plain data, as a durable checkpointer holds them."""
+
+
+def with_finished(checkpoint: Checkpoint, added: Mapping[int, Finished]) -> Checkpoint:
+    """The checkpoint with outputs that were kept after it was taken."""
+    if not added:
+        return checkpoint
+    known = {done.index: done for done in checkpoint.finished} | dict(added)
+    return msgspec.structs.replace(checkpoint, finished=tuple(known[index] for index in sorted(known)))

@@ -16,7 +16,7 @@ from weavegraph.state._routes import Send
 if TYPE_CHECKING:
     from weavegraph.state._schema import StateSchema
 
-__all__ = ["flatten", "revive"]
+__all__ = ["flatten", "flatten_finished", "revive"]
 
 
 def flatten(checkpoint: Checkpoint) -> Checkpoint:
@@ -35,21 +35,23 @@ def flatten(checkpoint: Checkpoint) -> Checkpoint:
             Task(task.node, task.sent, _plain(task.payload, f"the payload sent to {task.node!r}"))
             for task in checkpoint.frontier
         ),
-        finished=tuple(
-            Finished(
-                done.index,
-                tuple((key, _plain(value, f"an update of {key!r}")) for key, value in done.writes),
-                None if done.goto is None else tuple(_plain(target, "a command") for target in done.goto),
-                tuple(_plain(target, "a command") for target in done.added),
-            )
-            for done in checkpoint.finished
-        ),
+        finished=tuple(map(flatten_finished, checkpoint.finished)),
         questions=tuple(
             msgspec.structs.replace(each, question=_plain(each.question, "a question"))
             for each in checkpoint.questions
         ),
         answers={key: tuple(_plain(each, "an answer") for each in given) for key, given in checkpoint.answers.items()},
         encoded=True,
+    )
+
+
+def flatten_finished(done: Finished) -> Finished:
+    """The same for one task's output."""
+    return Finished(
+        done.index,
+        tuple((key, _plain(value, f"an update of {key!r}")) for key, value in done.writes),
+        None if done.goto is None else tuple(_plain(target, "a command") for target in done.goto),
+        tuple(_plain(target, "a command") for target in done.added),
     )
 
 
