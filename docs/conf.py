@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +30,20 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_custom_sections = ["Raises"]  # ours are sentences: several exceptions and their reasons in a line
 
 suppress_warnings = ["misc.highlighting_failure"]  # … in programs
+
+
+def raises_as_sentences(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Our "Raises:" hold sentences, often about several exceptions; napoleon expects one name a line."""
+    if "Raises:" not in lines:
+        return
+    start = lines.index("Raises:")
+    end = next((n for n in range(start + 1, len(lines)) if lines[n] and not lines[n].startswith(" ")), len(lines))
+    entries = [line[4:] for line in lines[start + 1 : end] if line.strip()]
+    items = [f"  {line}" if line.startswith(" ") else f"- {line}" for line in entries]
+    lines[start:end] = ["**Raises**", "", *items, ""]
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", raises_as_sentences, priority=400)  # before napoleon

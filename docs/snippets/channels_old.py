@@ -18,7 +18,7 @@ builder.add_edge(START, "work").add_edge("work", END)
 async def main():
     async with builder.compile() as app:
         state, events = await app.invoke_with_channel({})  # returns after the run
-        print([event.message async for event in events if event.scope == "work"])
+        print(state["extra"], [event.message async for event in events if event.scope == "work"])
 
         sink = MemorySink()
         await app.invoke_with_sinks({}, [sink])
