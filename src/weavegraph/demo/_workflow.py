@@ -1,28 +1,26 @@
-"""The demo's graph: read → split → three scores in parallel → rank ⟲ shorten until it fits → write → report."""
+"""The demo's graph: split → a node for each section, side by side → rank ⟲ shorten until it fits → write."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections import Counter
 from typing import Annotated, Any, TypedDict
 
-from weavegraph import END, START, App, GraphBuilder, NodeContext, RuntimeConfig
+from weavegraph import END, START, App, Command, GraphBuilder, NodeContext, RuntimeConfig, Send
 from weavegraph.demo import _summary
 from weavegraph.demo._summary import Section, Sentence
+from weavegraph.demo._writers import Writer
 
 __all__ = ["DigestState", "build"]
 
 PACE = 0.012
 """Seconds between two words of the digest: about the speed of a model, so that there is something to watch."""
+SCORERS = ("keywords", "place", "figures")
 
 
-def add_scores(current: dict[int, float] | None, update: dict[int, float]) -> dict[int, float]:
-    """A reducer: scores of one sentence from several nodes add up."""
-    merged = dict(current or {})
-    for number, score in update.items():
-        merged[number] = merged.get(number, 0.0) + score
-    return merged
+def add_scores(current: dict[int, float], update: dict[int, float]) -> dict[int, float]:
+    """A reducer: each section brings the scores of its own sentences."""
+    return {**current, **update}
 
 
 class DigestState(TypedDict, total=False):
@@ -35,48 +33,51 @@ class DigestState(TypedDict, total=False):
     chosen: tuple[Sentence, ...]
     rounds: int
     digest: str
-    report: str
 
 
-def build(config: RuntimeConfig, report_path: Path, pace: float = PACE) -> App[DigestState]:
+Context = NodeContext[DigestState, Writer]
+
+
+def build(config: RuntimeConfig, pace: float = PACE) -> App[DigestState]:
+    """The app; its writer comes as ``deps``."""
     builder = GraphBuilder(DigestState, name="digest")
 
-    @builder.node
-    async def split(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
+    @builder.node(to=["section"])
+    async def split(state: DigestState, ctx: Context) -> Command[Any]:
         sections = _summary.split_sections(state["text"])
         if not sections:
             raise ValueError(f"{state['name']} has no sentences to work on")
-        for section in sections:
-            ctx.emit("section", section.title, sentences=len(section.sentences))
-            await asyncio.sleep(0)
-        return {"sections": sections, "rounds": 0, "keep": sum(len(section.sentences) for section in sections)}
+        counts = _summary.keyword_scores(sections)
+        ctx.emit("split", f"{len(sections)} sections", sections=[section.title for section in sections])
+        return Command(
+            update={"sections": sections, "rounds": 0, "keep": sum(len(part.sentences) for part in sections)},
+            goto=[Send("section", {"section": part, "counts": dict(counts)}) for part in sections],
+        )
 
-    async def score(state: DigestState, ctx: NodeContext[DigestState, None], kind: str, scorer: Any) -> dict[str, Any]:
+    @builder.node
+    async def section(work: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        """One section; runs beside the others. ``work`` is what was sent to it."""
+        part, counts = work["section"], Counter(work["counts"])
         scores: dict[int, float] = {}
-        for section in state["sections"]:
-            for sentence in section.sentences:
-                scores[sentence.number] = scorer(sentence)
-                ctx.emit("score", f"{kind} {sentence.number}", score=round(scores[sentence.number], 3))
+        total = len(part.sentences) * len(SCORERS)
+        for number, sentence in enumerate(part.sentences):
+            score = (
+                _summary.score_by_keywords(sentence, counts),
+                _summary.score_by_place(sentence),
+                _summary.score_by_figures(sentence),
+            )
+            scores[sentence.number] = sum(score)
+            for place, (kind, value) in enumerate(zip(SCORERS, score, strict=True)):
+                done = number * len(SCORERS) + place + 1
+                ctx.emit("score", f"{kind} {sentence.number}", section=part.title, score=round(value, 3),
+                         done=done, total=total)  # fmt: skip
             await asyncio.sleep(pace)
         return {"scores": scores}
 
     @builder.node
-    async def keywords(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
-        counts = _summary.keyword_scores(state["sections"])
-        return await score(state, ctx, "keywords", lambda sentence: _summary.score_by_keywords(sentence, counts))
-
-    @builder.node
-    async def place(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
-        return await score(state, ctx, "place", _summary.score_by_place)
-
-    @builder.node
-    async def figures(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
-        return await score(state, ctx, "figures", _summary.score_by_figures)
-
-    @builder.node
-    def rank(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
+    def rank(state: DigestState, ctx: Context) -> dict[str, Any]:
         scores = state["scores"]
-        sentences = [sentence for section in state["sections"] for sentence in section.sentences]
+        sentences = [sentence for part in state["sections"] for sentence in part.sentences]
         best = sorted(sentences, key=lambda sentence: (-scores[sentence.number], sentence.number))[: state["keep"]]
         chosen = tuple(sorted(best, key=lambda sentence: sentence.number))
         words = sum(sentence.words for sentence in chosen)
@@ -84,59 +85,25 @@ def build(config: RuntimeConfig, report_path: Path, pace: float = PACE) -> App[D
         return {"chosen": chosen, "rounds": state["rounds"] + 1}
 
     @builder.node
-    def shorten(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
+    def shorten(state: DigestState, ctx: Context) -> dict[str, Any]:
         keep = max(1, int(state["keep"] * 0.7))
         ctx.emit("shorten", f"too long: keeping the best {keep}")
         return {"keep": keep}
 
     @builder.node
-    async def write(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
-        ctx.emit("writer", "an extractive summariser: it quotes sentences of the document and writes none")
-        words = " ".join(sentence.text for sentence in state["chosen"]).split(" ")
-
-        async def tokens() -> AsyncIterator[str]:
-            for number, word in enumerate(words):
-                await asyncio.sleep(pace)
-                yield word if number == 0 else f" {word}"
-
-        reply = await ctx.stream_llm(tokens(), stream_id="digest", model="extractive")
+    async def write(state: DigestState, ctx: Context) -> dict[str, Any]:
+        writer = ctx.deps
+        ctx.emit("writer", writer.about)
+        reply = await ctx.stream_llm(
+            writer.tokens(state["chosen"], state["limit"]), stream_id="digest", model=writer.name
+        )
         return {"digest": reply.text}
-
-    @builder.node
-    def report(state: DigestState, ctx: NodeContext[DigestState, None]) -> dict[str, Any]:
-        text = render(state)
-        report_path.parent.mkdir(parents=True, exist_ok=True)
-        report_path.write_text(text, encoding="utf-8")
-        ctx.emit("report", f"written to {report_path}", bytes=len(text.encode()))
-        return {"report": text}
 
     def fits(state: DigestState) -> str:
         words = sum(sentence.words for sentence in state["chosen"])
         return "write" if words <= state["limit"] or state["keep"] == 1 else "shorten"
 
-    builder.add_edge(START, "split")
-    for scorer in ("keywords", "place", "figures"):
-        builder.add_edge("split", scorer)
-        builder.add_edge(scorer, "rank")
+    builder.add_edge(START, "split").add_edge("section", "rank")
     builder.add_conditional_edge("rank", fits, to=["write", "shorten"])
-    builder.add_edge("shorten", "rank")
-    builder.add_edge("write", "report")
-    builder.add_edge("report", END)
+    builder.add_edge("shorten", "rank").add_edge("write", END)
     return builder.compile(config)
-
-
-def render(state: DigestState) -> str:
-    """The Markdown report."""
-    chosen = {sentence.number for sentence in state["chosen"]}
-    rows = "\n".join(
-        f"| {section.title.replace('|', chr(92) + '|')} | {len(section.sentences)} | "
-        f"{sum(sentence.number in chosen for sentence in section.sentences)} |"
-        for section in state["sections"]
-    )
-    words = sum(sentence.words for sentence in state["chosen"])
-    return (
-        f"# Digest of {state['name']}\n\n{state['digest']}\n\n"
-        f"*{words} words (limit {state['limit']}), {state['rounds']} rounds. Made by an extractive summariser: every "
-        f"sentence is the document's own.*\n\n"
-        f"| section | sentences | quoted |\n|---|---:|---:|\n{rows}\n"
-    )
