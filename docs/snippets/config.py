@@ -12,4 +12,4 @@ for wrong in ({"step_limit": 0}, {"steps": 50}, {"event_bus": {"sinks": ["stdout
     try:
         RuntimeConfig.from_mapping(wrong)
     except ConfigError as error:
-        print(error)
+        print(str(error).partition(";")[0])
