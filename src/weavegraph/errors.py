@@ -20,17 +20,32 @@
     │   ├── InvalidPositionError    `after` is not a position of this hub
     │   └── SubscriberOverflowError overflow="disconnect" closed this subscriber
     ├── ConfigError                 a setting is wrong
-    │   └── UnknownSinkError        no sink of that name
+    │   ├── UnknownSinkError        no sink of that name
+    │   └── CommandError            a command was given words that mean nothing here
     ├── LogError                    the event log cannot do that
     │   ├── LogFencedError          another writer owns the run
     │   ├── LogHoleError            a position is missing before this event
+    │   ├── LogLateError            the log has gone past this position without it
     │   ├── LogCorruptError         what is stored is not what was written
     │   ├── LogVersionError         written by a release that this one does not know
     │   ├── LogClosedError          you used the log or store after aclose()
     │   │   └── ForkedLogError      you used the parent's open file in a forked child
-    │   └── LogUnavailableError     disk full, read-only, locked, I/O error; try again later
+    │   ├── LogAccessError          the server refuses this user, password or command
+    │   └── LogUnavailableError     disk full, read-only, locked, I/O error, server away; try again later
     ├── SinkError                   raised by sinks
     │   └── PermanentSinkError      retrying cannot help
+    ├── WebError                    a request was refused; `status` is what HTTP answers
+    │   ├── HostRefusedError        the Host header names none of ours
+    │   ├── InsecureBindError       a wide bind without an auth hook
+    │   ├── InvalidCursorError      Last-Event-ID or `after` is no position of this stream
+    │   ├── NotAllowedError         the caller may not do that
+    │   ├── NotCaughtUpError        the position is ahead of this server's copy
+    │   ├── OriginRefusedError      another web site asks
+    │   ├── RequestInvalidError     path, method, headers or body
+    │   ├── RunElsewhereError       the run is not live in this process
+    │   ├── ServerClosingError      the server is shutting down
+    │   ├── TooManyStreamsError     a quota of open streams is used up
+    │   └── UnauthorizedError       nobody we know asks
     └── GraphError                  a graph, its state or a run of it is wrong
         ├── CompileError            compile() found faults: all of them
         ├── StateError              a node returned what its state cannot take
@@ -64,6 +79,7 @@ __all__ = [
     "BackpressureError",
     "BlockingInLoopError",
     "CheckpointConflictError",
+    "CommandError",
     "CompileError",
     "ConfigError",
     "EmitterError",
@@ -74,15 +90,20 @@ __all__ = [
     "ForkedHubError",
     "ForkedLogError",
     "GraphError",
+    "HostRefusedError",
     "HubClosedError",
+    "InsecureBindError",
+    "InvalidCursorError",
     "InvalidPositionError",
     "LLMStreamClosedError",
     "Lagged",
+    "LogAccessError",
     "LogClosedError",
     "LogCorruptError",
     "LogError",
     "LogFencedError",
     "LogHoleError",
+    "LogLateError",
     "LogUnavailableError",
     "LogVersionError",
     "NoRunningLoopError",
@@ -90,11 +111,17 @@ __all__ = [
     "NodeContextError",
     "NodeOutputError",
     "NodeTimeoutError",
+    "NotAllowedError",
+    "NotCaughtUpError",
+    "OriginRefusedError",
     "PermanentSinkError",
+    "RequestInvalidError",
     "RunCancelledError",
     "RunClosedError",
+    "RunElsewhereError",
     "RunExistsError",
     "RunNotFoundError",
+    "ServerClosingError",
     "SessionBusyError",
     "SessionError",
     "SessionNotFoundError",
@@ -106,8 +133,11 @@ __all__ = [
     "StreamError",
     "SubscriberOverflowError",
     "TooManyRunsError",
+    "TooManyStreamsError",
+    "UnauthorizedError",
     "UnknownSinkError",
     "WeavegraphError",
+    "WebError",
     "WrongLoopError",
 ]
 
@@ -295,6 +325,12 @@ class UnknownSinkError(ConfigError):
         super().__init__(f"no sink is called {name!r}; known: {', '.join(known)}")
 
 
+class CommandError(ConfigError):
+    """A command of the command line was given words that mean nothing here."""
+
+    code = "command"
+
+
 class LogError(WeavegraphError):
     """The event log, or the store it shares with checkpoints, cannot do what was asked."""
 
@@ -322,6 +358,19 @@ class LogHoleError(LogError):
     def __init__(self, run_id: str, position: int, last: int) -> None:
         self.run_id, self.position, self.last = run_id, position, last
         super().__init__(f"run {run_id!r} ends at {last} in the log; position {position} cannot follow it")
+
+
+class LogLateError(LogError):
+    """The log has gone past this position without this event; a log only grows at its end. Nothing was written."""
+
+    code = "log_late"
+
+    def __init__(self, run_id: str, position: int, last: int) -> None:
+        self.run_id, self.position, self.last = run_id, position, last
+        super().__init__(
+            f"run {run_id!r} is at {last} in the log and went past position {position} without it: "
+            "readers see a gap there, which cannot be filled any more"
+        )
 
 
 class LogCorruptError(LogError):
@@ -368,8 +417,18 @@ class ForkedLogError(LogClosedError):
         )
 
 
+class LogAccessError(LogError):
+    """The server refuses this user, this password, or this command to this user."""
+
+    code = "log_access"
+
+    def __init__(self, place: str, problem: str) -> None:
+        self.place, self.problem = place, problem
+        super().__init__(f"{place} refuses access ({problem}): check user, password and rights")
+
+
 class LogUnavailableError(LogError):
-    """The store cannot be reached or written now: disk full, read-only, locked, I/O error. Nothing is damaged."""
+    """The store cannot be reached or written now: disk full, read-only, locked, no connection. Nothing is damaged."""
 
     code = "log_unavailable"
 
@@ -388,6 +447,132 @@ class PermanentSinkError(SinkError):
     """A sink could not take a batch, and trying again cannot help."""
 
     code = "sink_permanent"
+
+
+class WebError(WeavegraphError):
+    """A request was refused. ``status``: what HTTP answers; ``retry_after``: seconds after which to ask again."""
+
+    code = "web"
+    status: int = 400
+    retry_after: int | None = None
+
+
+class InsecureBindError(WebError):
+    """The address can be reached from other machines, and nothing asks who comes."""
+
+    code = "insecure_bind"
+    status = 403
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        super().__init__(
+            f"host={host!r} can be reached from other machines: give an auth hook (auth=…, or a token), "
+            "or bind to 127.0.0.1"
+        )
+
+
+class HostRefusedError(WebError):
+    """The ``Host`` header names none of the hosts that this server answers for."""
+
+    code = "host"
+    status = 421
+
+    def __init__(self) -> None:
+        super().__init__("this server does not answer for that Host: add it to allowed_hosts")
+
+
+class OriginRefusedError(WebError):
+    """A page of another web site asks."""
+
+    code = "origin"
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__("pages of that origin may not ask here: add it to allowed_origins")
+
+
+class UnauthorizedError(WebError):
+    """The request does not tell who asks, or tells it wrongly."""
+
+    code = "unauthorized"
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("say who you are: the header 'Authorization: Bearer …'")
+
+
+class NotAllowedError(WebError):
+    """The caller is known, and may not do that."""
+
+    code = "not_allowed"
+    status = 403
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"you may not {what}: it needs a principal with everything=True")
+
+
+class RequestInvalidError(WebError):
+    """The path, the method, a header or the body cannot be used; ``status`` says which."""
+
+    code = "request_invalid"
+
+    def __init__(self, problem: str, status: int = 400) -> None:
+        self.problem, self.status = problem, status
+        super().__init__(problem)
+
+
+class InvalidCursorError(WebError):
+    """``Last-Event-ID`` or ``after`` is malformed, or beyond the last event. It is never guessed."""
+
+    code = "invalid_cursor"
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"no position of this stream: {problem}; give an id that this stream sent, or after=0")
+
+
+class NotCaughtUpError(WebError):
+    """The position is ahead of what this server can see yet; another server issued it. Ask again."""
+
+    code = "not_caught_up"
+    status, retry_after = 503, 1
+
+    def __init__(self, waited: float) -> None:
+        self.waited = waited
+        super().__init__(f"that position has not arrived here yet (waited {waited:g} s): ask again")
+
+
+class TooManyStreamsError(WebError):
+    """As many streams are open as are allowed: of the server (503) or of one principal (429)."""
+
+    code = "too_many_streams"
+    retry_after = 1
+
+    def __init__(self, limit: int, status: int) -> None:
+        self.limit, self.status = limit, status
+        super().__init__(f"{limit} streams are open, as many as are allowed: close one, or ask again later")
+
+
+class RunElsewhereError(WebError):
+    """The run is over, or is not driven by this process, so that this process cannot stop it."""
+
+    code = "run_elsewhere"
+    status = 409
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"run {run_id!r} is not live in this server: it is over, or another process drives it")
+
+
+class ServerClosingError(WebError):
+    """The server is about to end: streams end, nothing new begins."""
+
+    code = "server_closing"
+    status, retry_after = 503, 1
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down: ask again")
 
 
 class GraphError(WeavegraphError):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from weavegraph.config import SinkConfig
 from weavegraph.errors import ConfigError
 from weavegraph.log._memory import MemoryLog
 from weavegraph.protocols import EventLog
 
 __all__ = ["open_log"]
 
+_KNOWN = "memory:, sqlite:PATH, redis://HOST and rediss://HOST"
+
 
 def open_log(value: Any) -> EventLog | None:
-    """``None``, a log, or a URL: ``memory:``, ``sqlite:runs.db?durability=relaxed&max_age=604800``.
+    """``None``, a log, or a URL: ``memory:``, ``sqlite:runs.db?durability=relaxed&max_age=604800``, ``redis://host/0``.
 
     Raises:
         ConfigError: it is none of these, or the URL says something that it cannot.
@@ -28,4 +31,8 @@ def open_log(value: Any) -> EventLog | None:
         from weavegraph.log.sqlite import SqliteLog
 
         return SqliteLog.from_url(value)
-    raise ConfigError(f"log {value!r}: known are memory: and sqlite:PATH")
+    if kind in ("redis", "rediss"):
+        from weavegraph.log.redis_streams import RedisLog
+
+        return RedisLog.from_url(value)
+    raise ConfigError(f"log {SinkConfig.parse(value).url if ':' in value else value!r}: known are {_KNOWN}")
