@@ -1,52 +1,77 @@
-"""``python -m benchmarks [--quick] [bus_hub] [capacity]``: prints Markdown."""
+"""``python -m benchmarks [--quick] [--write] [name …]``: measures, and prints Markdown."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from benchmarks import bus_hub, capacity
+from benchmarks import report
+from benchmarks.measure import Table
 
-BENCHMARKS: dict[str, Callable[[bool], str]] = {"capacity": capacity.run, "bus_hub": bus_hub.run}
+OWN = ("graph", "streaming", "runs", "bus_hub", "capacity", "startup")
+PEERS = ("peers_graph", "peers_bus")
+FURTHER = ("scale", "versions")
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, and print Markdown tables.")
-    parser.add_argument("name", nargs="*", help=f"which: {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument(
+        "name", nargs="*", help=f"which: {', '.join((*OWN, *PEERS, *FURTHER))}; default: {', '.join(OWN)}"
+    )
+    parser.add_argument("--peers", action="store_true", help=f"{' and '.join(PEERS)}: needs the other libraries")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and events; a look, not a result")
+    parser.add_argument("--long", action="store_true", help="scale: ten million events instead of one")
+    parser.add_argument("--write", action="store_true", help="record into docs/performance, and make its pages")
+    parser.add_argument("--render", action="store_true", help="only make the pages, of what is recorded")
     options = parser.parse_args(argv)
-    if unknown := set(options.name) - set(BENCHMARKS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
+    if options.render:
+        report.render()
+        return 0
+    if unknown := set(options.name) - {*OWN, *PEERS, *FURTHER}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join((*OWN, *PEERS, *FURTHER))}")
+    if options.quick and options.write:
+        parser.error("--quick is for a look; what is recorded is measured in full")
     logging.getLogger("weavegraph").setLevel(logging.ERROR)  # losing events is what some of this is about
-    print(about(options.quick), flush=True)
+    where = about(options.quick)
+    print("\n".join(f"- {line}" for line in where), flush=True)
     began = time.monotonic()
-    for name in options.name or BENCHMARKS:
-        print(f"\n## {name}\n\n{BENCHMARKS[name](options.quick)}", flush=True)
+    for name in options.name or (PEERS if options.peers else OWN):
+        tables = report.tables_of(_benchmark(name, options.long)(options.quick))
+        print(f"\n## {name}\n\n{report.markdown(tables)}", flush=True)
+        if options.write:
+            command = f"python -m benchmarks {name}{' --long' if options.long and name == 'scale' else ''}"
+            report.write(name, command, where, tables)
     print(f"\n{time.monotonic() - began:.0f} seconds in all.")
     return 0
 
 
-def about(quick: bool) -> str:
+def _benchmark(name: str, long: bool) -> Callable[[bool], str | Sequence[Table]]:
+    run: Any = importlib.import_module(f"benchmarks.{name}").run
+    return (lambda quick: run(quick, long=long)) if name == "scale" else run
+
+
+def about(quick: bool) -> list[str]:
     """Where and how this was measured."""
     lines = [
-        f"- {_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release().split('-')[0]}",
-        f"- {platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})"
+        f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release().split('-')[0]}",
+        f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})"
         f"{'' if _gil() else ', without the GIL'}, stock asyncio, "
         f"weavegraph {version('weavegraph')}, msgspec {version('msgspec')}",
-        "- CPU seconds of the whole process; contenders take turns, "
-        f"{3 if quick else 7} rounds after an unmeasured one; "
+        "CPU seconds of the whole process; contenders take turns after an unmeasured one; "
         "median ± half the interquartile range; ratios are medians of the ratio in each round",
     ]
     if quick:
-        lines.append("- `--quick`: for a look; do not quote these numbers")
-    return "\n".join(lines)
+        lines.append("`--quick`: for a look; do not quote these numbers")
+    return lines
 
 
 def _processor() -> str:
