@@ -669,13 +669,14 @@ class NodeTimeoutError(GraphError, TimeoutError):
 
 
 class NodeCancelledError(GraphError):
-    """A node raised ``asyncio.CancelledError`` though neither the run nor the node was cancelled."""
+    """A node or a router raised ``asyncio.CancelledError`` though neither the run nor the node was cancelled."""
 
     code = "node_cancelled"
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, *, router: bool = False) -> None:
         self.node = node
-        super().__init__(f"node {node!r} raised CancelledError by itself: something that it awaited was cancelled")
+        who = f"the router after {node!r}" if router else f"node {node!r}"
+        super().__init__(f"{who} raised CancelledError by itself: something that it awaited was cancelled")
 
 
 class AppClosedError(GraphError):
