@@ -25,6 +25,7 @@ from weavegraph.state import (
     merge_patch,
     weigh,
 )
+from weavegraph.state._isolation import DEEP
 
 
 class Typed(TypedDict, total=False):
@@ -102,7 +103,9 @@ def test_unknown_keys_and_conflicts_are_named_errors_that_list_what_is_known() -
         merged(schema, state, ("node 'a'", {"nope": 1}))
     with pytest.raises(StateError, match="a and b both wrote 'topic' in one step; give the key a reducer"):
         merged(schema, state, ("a", {"topic": "x"}), ("b", {"topic": "x"}))
-    assert merged(schema, state, ("a", {"topic": "x"}), ("a", {"topic": "y"})).values["topic"] == "y"
+    with pytest.raises(StateError, match="two tasks of a wrote 'topic' in one step; give the key a reducer"):
+        merged(schema, state, ("a", {"topic": "x"}), ("a", {"topic": "y"}))  # two sends of one node
+    assert schema.merge(state, [("a", [("topic", "x"), ("topic", "y")])])[0].values["topic"] == "y"
     with pytest.raises(StateError, match="lacks topic: Data has no default"):
         StateSchema.of(Data).initial({})
     with pytest.raises(StateError, match="'parts', written by a: append takes a list of items, not int"):
@@ -181,7 +184,7 @@ def spoil(value: Any) -> None:
 @given(values())
 @settings(max_examples=examples(200), deadline=None)
 def test_a_copy_equals_the_original_and_shares_nothing_that_can_be_changed(value: Any) -> None:
-    keep = isolate(value, 2)
+    keep = isolate(value, DEEP)
     assert keep == value
     spoil(isolate(value, weigh(value)))
     assert value == keep
@@ -194,7 +197,7 @@ def test_a_copy_equals_the_original_and_shares_nothing_that_can_be_changed(value
 def test_whatever_a_node_does_to_its_view_changes_nothing_else(given_: dict[str, Any], how: str) -> None:
     schema = StateSchema({"a": None, "b": None, "c": None})
     state = schema.initial(given_)
-    keep = isolate(given_, 2)
+    keep = isolate(given_, DEEP)
     view = schema.view(state)
     assert (dict(view) if how == "none" else view) == keep
     taken: list[Any] = []
@@ -261,7 +264,7 @@ def test_a_cycle_and_what_cannot_be_copied_are_taken_as_they_are() -> None:
             raise TypeError("no")
 
     client = Client()
-    assert isolate({"c": client}, 2)["c"] is client
+    assert isolate({"c": client}, DEEP)["c"] is client
 
 
 # ── typed slots ───────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ import msgspec
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["ErrorRecord", "Failure", "failure_of", "ladder", "mark_failure"]
+__all__ = ["ErrorRecord", "Failure", "failure_of", "ladder", "mark_failure", "said"]
 
 _ATTRIBUTE = "__weavegraph_failure__"
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -37,15 +37,26 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mark_failure(exc: BaseException, failure: Failure) -> None:
-    """Remember where ``exc`` came from, in a note and for ``failure_of``. The innermost place wins."""
-    if failure_of(exc) is None:
-        setattr(exc, _ATTRIBUTE, failure)
-        exc.add_note(str(failure))
+    """Remember where ``exc`` came from, in a note and for ``failure_of``. In one attempt the innermost place wins.
+
+    An exception object that an earlier run or attempt raised too is marked anew.
+    """
+    before = failure_of(exc)
+    if before is not None and (before.run_id, before.attempt) == (failure.run_id, failure.attempt):
+        return
+    notes = getattr(exc, "__notes__", None)
+    kept = [note for note in notes if before is None or note != str(before)] if isinstance(notes, list) else []
+    # Past the exception's own __setattr__: that of a frozen dataclass refuses.
+    object.__setattr__(exc, _ATTRIBUTE, failure)
+    object.__setattr__(exc, "__notes__", [*kept, str(failure)])
 
 
 def failure_of(exc: BaseException) -> Failure | None:
     """Where in a run ``exc`` was raised; ``None`` if no node raised it."""
-    found = getattr(exc, _ATTRIBUTE, None)
+    try:
+        found = getattr(exc, _ATTRIBUTE, None)
+    except Exception:  # its own __getattr__
+        return None
     return found if isinstance(found, Failure) else None
 
 
@@ -75,7 +86,7 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
             scope=scope,
             kind=type(exc).__name__,
             message=_text(exc),
-            causes=tuple(f"{type(cause).__name__}: {_text(cause)}" for cause in _causes(exc)),
+            causes=tuple(said(cause) for cause in _causes(exc)),
             node=None if place is None else place.node,
             step=None if place is None else place.step,
             attempt=None if place is None else place.attempt,
@@ -93,9 +104,9 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> Iterator[str]:
         """The failure on top, where it happened, and a rung for each cause."""
-        yield f"✗ {self.kind}: {_plain(self.message)}"
+        yield f"✗ {_plain(self.kind)}: {_plain(self.message)}"
         if self.node is not None:
-            place = "/".join((*self.path, self.node))
+            place = _plain("/".join((*self.path, self.node)))
             again = f" · try {self.try_no}" if self.try_no and self.try_no > 1 else ""
             yield f"  at {place} · step {self.step} · attempt {self.attempt}{again} · {self.when:%H:%M:%S}"
         else:
@@ -103,7 +114,7 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
         for depth, cause in enumerate(self.causes):
             yield f"  {'   ' * depth}└─ because {_plain(cause)}"
         if self.tags:
-            yield f"  tags: {', '.join(self.tags)}"
+            yield f"  tags: {_plain(', '.join(self.tags))}"
 
 
 def ladder(errors: Iterable[ErrorRecord], *, color: bool = False) -> str:
@@ -126,10 +137,17 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
         exc = cause
 
 
+def said(exc: BaseException) -> str:
+    """An exception's type and text, whatever its ``__str__`` does."""
+    return f"{type(exc).__name__}: {_text(exc)}"
+
+
 def _text(exc: BaseException) -> str:
     try:
         text = str(exc)
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
         text = "(its text cannot be had)"
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
 

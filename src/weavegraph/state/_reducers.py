@@ -9,7 +9,7 @@ from typing import Any
 from weavegraph.errors import StateError
 from weavegraph.state._messages import Message, as_message
 
-__all__ = ["SAFE", "add_messages", "append", "label", "merge_patch"]
+__all__ = ["GROWING", "SAFE", "add_messages", "append", "label", "merge_patch"]
 
 
 def append(current: Any, update: Any) -> list[Any]:
@@ -48,9 +48,9 @@ def add_messages(current: Any, update: Any) -> list[Any]:
     return merged
 
 
-SAFE: frozenset[Callable[[Any, Any], Any]] = frozenset(
-    {append, merge_patch, add_messages, operator.add, operator.or_, operator.and_, max, min}
-)
+GROWING: tuple[Callable[[Any, Any], Any], ...] = (append, add_messages, merge_patch)
+"""Reducers whose result holds items of the current value and of the update, and nothing else."""
+SAFE: tuple[Callable[[Any, Any], Any], ...] = (*GROWING, operator.add, operator.or_, operator.and_, max, min)
 """Reducers that are known not to change their arguments: they need no copy of the current value."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -12,7 +13,8 @@ import msgspec
 
 from weavegraph.errors import StateError
 from weavegraph.state._isolation import ATOMS, DEEP, FLAT, FROZEN, StateView, isolate, weigh
-from weavegraph.state._reducers import SAFE, add_messages, append, label, merge_patch
+from weavegraph.state._records import said
+from weavegraph.state._reducers import GROWING, SAFE, add_messages, append, label, merge_patch
 from weavegraph.state._slots import INVOCATION_MARK
 
 __all__ = ["INVOCATION", "Reduce", "StateSchema", "Values"]
@@ -20,7 +22,6 @@ __all__ = ["INVOCATION", "Reduce", "StateSchema", "Values"]
 Reduce: TypeAlias = Callable[[Any, Any], Any]
 Kind: TypeAlias = Literal["mapping", "dataclass", "struct", "pydantic"]
 _ZEROS: dict[Any, Callable[[], Any]] = {list: list, dict: dict, set: set, tuple: tuple, frozenset: frozenset, str: str}
-_GROWING = frozenset({append, add_messages})
 _ABSENT: Any = object()
 
 
@@ -63,7 +64,8 @@ class StateSchema:
     """Keys, reducers and defaults of one graph's state.
 
     From a ``TypedDict``, dataclass, ``msgspec.Struct`` or pydantic model, whose fields may be
-    ``Annotated[type, reducer]``; without one: ``messages``, ``extra`` and ``errors``.
+    ``Annotated[type, reducer]``; the reducer is the first callable there that is no class.
+    Without a type: ``messages``, ``extra`` and ``errors``.
     """
 
     def __init__(
@@ -86,6 +88,9 @@ class StateSchema:
         self.zeros = dict(zeros or {})
         self.scoped = frozenset(scoped)
         self.hints = dict(hints or {})
+        # By identity: a reducer may be an object of somebody's class, which compares as it likes and has no hash.
+        self._safe = frozenset(key for key, each in self.reducers.items() if _among(each, SAFE))
+        self._growing = frozenset(key for key, each in self.reducers.items() if _among(each, GROWING))
 
     @classmethod
     def of(cls, kind: type[Any] | None) -> StateSchema:
@@ -111,7 +116,7 @@ class StateSchema:
             defaults=defaults,
             required=[key for key in hints if fields is not None and key not in defaults],
             zeros=zeros,
-            scoped=[key for key, hint in hints.items() if INVOCATION in _extras(hint)],
+            scoped=[key for key, hint in hints.items() if _among(INVOCATION, _extras(hint))],
             hints={key: _bare(hint) for key, hint in hints.items()},
         )
 
@@ -135,10 +140,21 @@ class StateSchema:
         else:
             start = self._without_scoped(before)
         state, _ = self.merge(start, [("the input", update.items())])
+        self._check_required(state)
+        self.view(state)  # a pydantic model refuses here what it does not like
+        return state
+
+    def _check_required(self, state: Values) -> None:
         missing = [key for key in self.required if key not in state.values]
         if missing:
             raise StateError(f"the input lacks {', '.join(missing)}: {self._name()} has no default for it")
-        self.view(state)  # a pydantic model refuses here what it does not like
+
+    def entered(self, shared: Mapping[str, Any]) -> Values:
+        """The state that a sub-graph starts from: what it shares with its parent, else its defaults. Nobody else holds
+        ``shared``, or what is in it."""
+        own = {key: make() for key, make in self.defaults.items() if key not in shared}
+        state = Values.of({**own, **shared})
+        self._check_required(state)
         return state
 
     def _without_scoped(self, before: Values) -> Values:
@@ -156,9 +172,13 @@ class StateSchema:
             return {}
         if isinstance(given, Mapping):
             return dict(given)
-        if self.type is not None and self.kind != "mapping" and isinstance(given, self.type):
+        if self.is_state(given):
             return {key: getattr(given, key) for key in self.reducers}
         raise StateError(f"{who} is a {type(given).__name__}; give a mapping of: {', '.join(self.reducers)}")
+
+    def is_state(self, value: Any) -> bool:
+        """Whether ``value`` is an instance of the state's own type."""
+        return self.type is not None and self.kind != "mapping" and isinstance(value, self.type)
 
     def check_keys(self, update: Mapping[str, Any], who: str) -> None:
         """Raise ``StateError`` for a key that the state has not."""
@@ -193,10 +213,13 @@ class StateSchema:
             StateError: an unknown key, two nodes of the step wrote a key that has no reducer, or a reducer raised.
         """
         values = versions = shared = None
-        writers: dict[str, str] = {}
+        writers: dict[str, int] = {}
+        named: list[str] = []
         changed: dict[str, None] = {}
         reducers = self.reducers
         for node, pairs in updates:
+            place = len(named)
+            named.append(node)
             for key, value in pairs:
                 if values is None or versions is None or shared is None:
                     values, versions, shared = dict(state.values), dict(state.versions), dict(state.shared)
@@ -209,10 +232,11 @@ class StateSchema:
                     value = isolate(value, weight)
                 before = values.get(key, _ABSENT)
                 if reducer is None:
-                    if writers.setdefault(key, node) != node:
+                    if writers.setdefault(key, place) != place:
+                        first = named[writers[key]]
+                        both = f"two tasks of {node}" if first == node else f"{first} and {node} both"
                         raise StateError(
-                            f"{writers[key]} and {node} both wrote {key!r} in one step; give the key a reducer: "
-                            f"Annotated[…, reducer]"
+                            f"{both} wrote {key!r} in one step; give the key a reducer: Annotated[…, reducer]"
                         )
                     after = value
                 else:
@@ -234,20 +258,24 @@ class StateSchema:
     ) -> tuple[Any, int]:
         if before is _ABSENT:
             zero = self.zeros.get(key)
-            if zero is None and reducer not in SAFE:
+            if zero is None and key not in self._safe:
                 return value, weight
             before = zero() if zero is not None else None
-            if before is None and reducer not in (append, merge_patch, add_messages):
+            if before is None and key not in self._growing:
                 return value, weight
             held = FLAT
         try:
-            after = reducer(before if reducer in SAFE else isolate(before, held), value)
+            after = reducer(before if key in self._safe else isolate(before, held), value)
         except StateError as exc:
             raise StateError(f"{key!r}, written by {node}: {exc}") from exc
         except Exception as exc:
-            raise StateError(f"the reducer {label(reducer)} of {key!r} raised on what {node} wrote: {exc!r}") from exc
-        if reducer in _GROWING:  # what was held has been weighed before; weighing it again would cost its length
-            return after, DEEP if DEEP in (held, weight) else FLAT
+            what = f"the reducer {label(reducer)} of {key!r} raised on what {node} wrote"
+            raise StateError(f"{what}: {said(exc)}") from exc
+        # What was held has been weighed before; weighing it again would cost its length.
+        if key in self._growing or (reducer is operator.add and type(before) is list and type(value) is list):
+            if reducer is add_messages and weight and type(value) is not list:
+                weight += 1  # one message that is none of ours: an item of the list
+            return after, min(max(held, weight, FLAT), DEEP)
         return after, weigh(after)
 
     def _name(self) -> str:
@@ -328,7 +356,11 @@ def _origin(hint: Any) -> Any:
 
 def _reducer(hint: Any) -> Reduce | None:
     for extra in _extras(hint):
-        if callable(extra) and extra is not INVOCATION:
+        if callable(extra) and not isinstance(extra, type):  # a class says something to somebody else
             reducer: Reduce = extra
             return reducer
     return None
+
+
+def _among(wanted: Any, found: Iterable[Any]) -> bool:
+    return any(each is wanted for each in found)
