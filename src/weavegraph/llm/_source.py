@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from typing import Any
 
-__all__ = ["pieces_of", "text_of"]
+__all__ = ["close_early", "pieces_of", "text_of"]
 
 _END: Any = object()
 
@@ -32,13 +35,22 @@ async def pieces_of(
 ) -> AsyncGenerator[str, None]:
     """The texts of a sync or async stream, empty ones left out.
 
-    A sync one may block, so each piece is fetched with ``await in_thread(next, …)``; a list or tuple cannot.
+    A sync one may block, so each piece is fetched with ``await in_thread(next, …)``; a list or tuple cannot. A stream
+    that is left before its end is closed.
     """
     if isinstance(source, AsyncIterable):
-        async for piece in source:
-            if text := text_of(piece):
-                yield text
-        return
+        flow = source.__aiter__()
+        try:
+            while True:
+                try:
+                    piece = await flow.__anext__()
+                except StopAsyncIteration:
+                    return
+                if text := text_of(piece):
+                    yield text
+        except BaseException:
+            await _close_async(flow, source)
+            raise
     if isinstance(source, str) or not isinstance(source, Iterable):
         raise TypeError(f"a token stream is an async or sync iterable of pieces, not a {type(source).__name__}")
     if isinstance(source, (list, tuple)):
@@ -47,9 +59,54 @@ async def pieces_of(
                 yield text
         return
     pieces = iter(source)
-    while (piece := await in_thread(next, pieces, _END)) is not _END:
-        if text := text_of(piece):
-            yield text
+    try:
+        while (piece := await in_thread(next, pieces, _END)) is not _END:
+            if text := text_of(piece):
+                yield text
+    except BaseException:
+        if _has_loop():
+            with contextlib.suppress(Exception):
+                await in_thread(close_early, pieces, source)
+        else:
+            close_early(pieces, source)
+        raise
+
+
+def close_early(*sources: Any) -> None:
+    """Close what a sync stream came from: an iterator and what made it. What that raises is nobody's business."""
+    for close in _closers(("close",), sources):
+        with contextlib.suppress(Exception):
+            close()
+
+
+async def _close_async(*sources: Any) -> None:
+    if not _has_loop():
+        return  # the loop was closed under us: nothing can be awaited
+    for close in _closers(("aclose", "close"), sources):
+        with contextlib.suppress(Exception):
+            done = close()
+            if inspect.isawaitable(done):
+                await done
+
+
+def _closers(names: Iterable[str], sources: Iterable[Any]) -> Iterator[Callable[[], Any]]:
+    seen: list[Any] = []
+    for source in sources:
+        if any(source is each for each in seen) or isinstance(source, (list, tuple)):
+            continue
+        seen.append(source)
+        found = (getattr(source, name, None) for name in names)
+        close = next((each for each in found if callable(each)), None)
+        if close is not None:
+            yield close
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _get(value: Any, key: str) -> Any:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import re
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,10 +29,16 @@ from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._threads import NodeThreads
 from weavegraph.state import OpenQuestion, Task
 
-__all__ = ["Attempt", "describe"]
+if TYPE_CHECKING:
+    from weavegraph.runtime._llm import LLMRecord
+
+__all__ = ["Attempt", "code_of", "describe", "plain"]
 
 MAX_NAMES = 1000
 """Node names that one event lists; a step may have many more tasks."""
+MAX_ID = 128
+_MARK = re.compile(r"\.\.[0-9]+$")
+_GONE = "(its text cannot be had)"
 _log = logging.getLogger("weavegraph.runtime")
 
 
@@ -51,20 +60,54 @@ class Attempt:
         self.deps, self.tags = deps, tags
         self.emitter: RunEmitter = lane.run_emitter()
         self.number = lane.attempt
-        self.limit = asyncio.Semaphore(config.concurrency_limit)
-        self.llm_streams: dict[str, int] = {}
-        """How often each stream id was used in this attempt."""
+        self.lock = threading.RLock()
+        """Guards the LLM streams of this attempt. Re-entrant: a signal handler or the collector may emit (E3)."""
+        self.over = False
+        """The terminal event is being written: what still runs was left behind."""
+        self.open_streams: dict[LLMRecord, None] = {}
+        """LLM streams without a terminal, oldest first."""
         self.answers: dict[str, list[Any]] = {}
         """Answers to questions of nodes that ran before, by task, in call order."""
         self.acknowledge: Callable[[int], Awaitable[None]] | None = None
         """With a durable log: waits until it holds the run up to a position."""
         self.killed = False
         """The tasks of this attempt are being cancelled by us."""
+        self._limit: asyncio.Semaphore | None = None
+        self._limit_loop: asyncio.AbstractEventLoop | None = None
+        self._stream_ids: set[str] = set()
+        self._stream_uses: dict[str, int] = {}
         self._observers = tuple(observers)
         self._complained: set[Any] = set()
         self._noted: list[Note] = []
         self._lists: dict[str, FrozenList] = {}
         self._threads: NodeThreads | None = None
+
+    @property
+    def limit(self) -> asyncio.Semaphore:
+        """A slot for each node that may run; of the running loop, since an ``AppRunner`` may step in several."""
+        loop = asyncio.get_running_loop()
+        if self._limit is None or self._limit_loop is not loop:
+            self._limit, self._limit_loop = asyncio.Semaphore(self.config.concurrency_limit), loop
+        return self._limit
+
+    def stream_id(self, name: str) -> str:
+        """An id for an LLM stream that no other stream of the run has, in any attempt, whatever nodes name theirs.
+
+        The first use of a name in the first attempt gets it as it is, further ones end in ``:2``, ``:3`` …, all of
+        a later attempt in ``..2``, ``..3`` …: earlier ids are not known here, and none of them ends like that.
+        """
+        mark = "" if self.number == 1 else f"..{self.number}"
+        with self.lock:
+            use = self._stream_uses.get(name, 0)
+            while True:
+                use += 1
+                end = mark if use == 1 else f":{use}{mark}"
+                unique = name[: MAX_ID - len(end)] + end
+                if unique not in self._stream_ids and (mark or not _MARK.search(unique)):
+                    break
+            self._stream_uses[name] = use
+            self._stream_ids.add(unique)
+        return unique
 
     @property
     def threads(self) -> NodeThreads:
@@ -112,14 +155,16 @@ class Attempt:
             return
         if len(message) > 10_000:
             message = message[:10_000] + "…"
-        event = DiagnosticEvent(
-            scope, clean_text("message", message), freeze_metadata(metadata), node_id=node, step=step, path=path
-        )
+        message = clean_text("message", message)
         try:
+            event = DiagnosticEvent(scope, message, freeze_metadata(metadata), node_id=node, step=step, path=path)
             event, extra = admit(event, reserved=True)  # type: ignore[assignment]
-        except (EventInvalidError, EventTooLargeError):
-            short = freeze_metadata({"left_out": "too large"})
-            event, extra = DiagnosticEvent(scope, "", short, node_id=node, step=step, path=path), 0
+        except (EventInvalidError, EventTooLargeError) as exc:
+            why = "too large" if isinstance(exc, EventTooLargeError) else str(exc)
+            kept = {key: value for key, value in metadata.items() if _small(value)}
+            short = freeze_metadata({**kept, "left_out": why[:1000]})
+            event = DiagnosticEvent(scope, message[:1000], short, node_id=node, step=step, path=path)
+            event, extra = admit(event, reserved=True)  # type: ignore[assignment]
         self.lane._store(event, extra)
 
     def started(self, graph: str, fingerprint: str, inputs: Iterable[str]) -> None:
@@ -137,7 +182,8 @@ class Attempt:
             self.note("weavegraph.step.started", f"step {step}: {name}", metadata, None, step, path)
             return
         names, text = _names(tasks)
-        self.say("weavegraph.step.started", f"step {step}: {text}", {"step": step, "nodes": names}, step=step, path=path)
+        full = {"step": step, "nodes": names}
+        self.say("weavegraph.step.started", f"step {step}: {text}", full, step=step, path=path)
 
     def step_finished(
         self, tasks: tuple[Task, ...], step: int, path: tuple[str, ...], more: Mapping[str, Any] | None
@@ -172,7 +218,7 @@ class Attempt:
         try_no: int,
         duration: float | None = None,
         error: str | None = None,
-        code: str | None = None,
+        code: str | int | None = None,
     ) -> None:
         """``weavegraph.node.started``, ``finished``, ``failed``, ``retried`` or ``skipped``."""
         metadata: dict[str, Any] = {"node": name, "step": step, "attempt": self.number, "try": try_no}
@@ -194,13 +240,20 @@ class Attempt:
         """``weavegraph.node.paused``: the node waits for answers. An enclosing sub-graph does not say it again."""
         own = [question for question in questions if question.node == name and question.path == path]
         for question in own:
-            plain = msgspec.to_builtins(question.question, str_keys=True, enc_hook=repr)
-            metadata = {"node": name, "step": step, "attempt": self.number, "try": try_no, "question": plain}
-            metadata["id"] = question.id
+            metadata = {"node": name, "step": step, "attempt": self.number, "try": try_no}
+            metadata |= {"question": plain(question.question), "id": question.id}
             self.say("weavegraph.node.paused", name, metadata, node=name, step=step, path=path)
 
-    def conclude(self, outcome: str, step: int, error: BaseException | None = None, code: str | None = None) -> None:
-        """The attempt's terminal event, always its last."""
+    def conclude(
+        self, outcome: str, step: int, error: BaseException | None = None, code: str | int | None = None
+    ) -> None:
+        """The attempt's terminal event, always its last: LLM streams of nodes that were left behind end before it."""
+        self.over = True
+        self.flush()
+        with self.lock:
+            left = tuple(self.open_streams)
+        for record in left:
+            record.close("cancelled", "")
         metadata: dict[str, Any] = {"outcome": outcome, "step": step}
         if error is not None:
             metadata["error"] = describe(error)
@@ -213,12 +266,13 @@ class Attempt:
     def observe(self, hook: str, *facts: Any) -> None:
         """Call the hook of every observer that has it. What one raises is logged once and changes nothing."""
         for observer in self._observers:
-            call = getattr(observer, hook, None)
-            if call is None:
-                continue
             try:
-                call(*facts)
-            except Exception:
+                call = getattr(observer, hook, None)
+                if call is not None:
+                    call(*facts)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
                 if (id(observer), hook) not in self._complained:
                     self._complained.add((id(observer), hook))
                     _log.warning("the observer %r raised in %s; the run goes on", observer, hook, exc_info=True)
@@ -227,10 +281,44 @@ class Attempt:
 def describe(exc: BaseException) -> str:
     """An exception in one line, whatever its ``__str__`` does."""
     try:
-        text = str(exc)
+        return f"{type(exc).__name__}: {exc!s}"[:10_000]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        return f"{type(exc).__name__}: {_GONE}"
+
+
+def code_of(exc: BaseException) -> str | int | None:
+    """The ``code`` that an exception carries, if it is text or a number; gRPC's, for one, is a method."""
+    try:
+        code = getattr(exc, "code", None)
+        if isinstance(code, str):
+            return str.__str__(code)[:1000]
+        return int(code) if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 2**63 else None
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        return None
+
+
+def plain(value: Any) -> Any:
+    """What JSON can say of ``value``."""
+    try:
+        return msgspec.to_builtins(value, str_keys=True, enc_hook=repr)
     except Exception:
-        text = "(its text cannot be had)"
-    return f"{type(exc).__name__}: {text}"[:10_000]
+        try:
+            return repr(value)[:1000]
+        except Exception:
+            return f"<{type(value).__name__}>"
+
+
+def _small(value: Any) -> bool:
+    """Whether ``value`` fits into any event."""
+    if isinstance(value, str):
+        return len(value) <= 10_000
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _names(tasks: tuple[Task, ...]) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from weavegraph.errors import RunCancelledError
 
 __all__ = ["CancelToken"]
+
+_log = logging.getLogger("weavegraph.runtime")
 
 
 class CancelToken:
@@ -22,10 +25,10 @@ class CancelToken:
     __slots__ = ("__weakref__", "_callbacks", "_children", "_lock", "_reason")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel what this thread is just looking at
         self._reason: str | None = None
-        self._callbacks: dict[int, Callable[[str], None]] = {}
-        self._children: weakref.WeakSet[CancelToken] | None = None
+        self._callbacks: dict[object, Callable[[str], None]] = {}
+        self._children: weakref.WeakKeyDictionary[CancelToken, None] | None = None  # in order of birth
 
     @property
     def cancelled(self) -> bool:
@@ -38,40 +41,43 @@ class CancelToken:
         return self._reason
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """Ask to stop; ``False`` if somebody had asked before. Callbacks run here, in the caller's thread."""
+        """Ask to stop; ``False`` if somebody had asked before.
+
+        Children are cancelled first; then callbacks run here, in the caller's thread. What one raises is logged.
+        """
         with self._lock:
             if self._reason is not None:
                 return False
             self._reason = reason
             callbacks, self._callbacks = self._callbacks, {}
             children = tuple(self._children or ())
-        for callback in callbacks.values():
-            callback(reason)
         for child in children:
             child.cancel(reason)
+        for callback in callbacks.values():
+            _tell(callback, reason)
         return True
 
     def child(self) -> CancelToken:
         """A token that is cancelled with this one, and can be cancelled by itself."""
         token = CancelToken()
         with self._lock:
-            if self._reason is None:
-                if self._children is None:
-                    self._children = weakref.WeakSet()
-                self._children.add(token)
-            else:
-                token._reason = self._reason
+            if self._children is None:
+                self._children = weakref.WeakKeyDictionary()
+            self._children[token] = None
+        if self._reason is not None:  # before, or by a signal handler meanwhile
+            token.cancel(self._reason)
         return token
 
     def on_cancel(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Call ``callback(reason)`` once, at once if it has happened already; returns what takes it back."""
-        key = id(callback)
+        """Call ``callback(reason)`` once, at once if it has happened already; returns what takes it back.
+
+        A callback that is given twice is called twice. What it raises is logged.
+        """
+        key = object()
         with self._lock:
-            reason = self._reason
-            if reason is None:
-                self._callbacks[key] = callback
-        if reason is not None:
-            callback(reason)
+            self._callbacks[key] = callback
+        if self._reason is not None and self._callbacks.pop(key, None) is not None:
+            _tell(callback, self._reason)
 
         def forget() -> None:
             self._callbacks.pop(key, None)
@@ -106,3 +112,12 @@ class CancelToken:
 
     def __repr__(self) -> str:
         return f"<CancelToken {'cancelled: ' + self._reason if self._reason is not None else 'live'}>"
+
+
+def _tell(callback: Callable[[str], None], reason: str) -> None:
+    try:
+        callback(reason)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        _log.exception("a callback of a cancel token raised; the others are called all the same")

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from weavegraph.bus import RunEmitter
-from weavegraph.errors import EventInvalidError
+from weavegraph.errors import EventInvalidError, LLMStreamClosedError
 from weavegraph.events import DiagnosticEvent, Event, LLMPhase, NodeEvent, check_id
 from weavegraph.runtime._attempt import Attempt
 from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._llm import LLMRecord, LLMStream
-from weavegraph.state import OpenQuestion
+from weavegraph.state import OpenQuestion, isolate, weigh
 
 __all__ = ["NodeContext", "NodePaused"]
 
@@ -35,14 +35,27 @@ class NodeContext(Generic[S, D]):
     ``step`` counts the supersteps of the node's own graph, ``try_no`` its tries, ``attempt`` those of the run.
     """
 
-    __slots__ = ("_asked", "_attempt", "_index", "_records", "_token", "node_id", "path", "step", "try_no")
+    __slots__ = (
+        "_asked", "_attempt", "_index", "_inner", "_over", "_place", "_records", "_token",
+        "node_id", "path", "step", "try_no",
+    )  # fmt: skip
 
     def __init__(
-        self, attempt: Attempt, node_id: str, step: int, path: tuple[str, ...], try_no: int, index: int = 0
+        self,
+        attempt: Attempt,
+        node_id: str,
+        step: int,
+        path: tuple[str, ...],
+        try_no: int,
+        index: int = 0,
+        place: str = "",
     ) -> None:
         self._attempt = attempt
         self.node_id, self.step, self.path, self.try_no = node_id, step, path, try_no
         self._index = index  # among the tasks of its step
+        self._place = place  # of its graph: as the path, but unlike for each of several sends of one sub-graph
+        self._over = False  # this try has ended, or was left behind
+        self._inner: dict[int, NodeContext[Any, Any]] | None = None  # of a sub-graph: those of its present step
         self._asked = 0
         self._records: dict[str, LLMRecord] | None = None
         self._token: CancelToken | None = None
@@ -128,7 +141,12 @@ class NodeContext(Generic[S, D]):
 
         Args:
             source: an async or sync iterable of text, or of OpenAI-shaped chunks.
-            stream_id: as in the events; a second use in one run gets ``:2`` appended, and so on.
+            stream_id: as in the events; a second use in one run gets ``:2`` appended, and so on; one in a later
+                attempt of the run ``..2``.
+
+        Raises:
+            LLMStreamClosedError: this try of the node has ended. EventInvalidError: ``stream_id`` is no id, or that of
+                another open stream of this node.
         """
         return LLMStream(self, source, self._open(stream_id, metadata))
 
@@ -146,29 +164,42 @@ class NodeContext(Generic[S, D]):
 
     def _record(self, stream_id: str | None) -> LLMRecord:
         name = self.node_id if stream_id is None else stream_id
-        found = None if self._records is None else self._records.get(name)
-        return found if found is not None else self._open(name, {})
+        with self._attempt.lock:
+            found = None if self._records is None else self._records.get(name)
+            return found if found is not None else self._open(name, {})
 
     def _open(self, stream_id: str | None, metadata: dict[str, Any]) -> LLMRecord:
         name = self.node_id if stream_id is None else check_id("stream_id", stream_id)
         attempt = self._attempt
-        if self._records is None:
-            self._records = {}
-        elif name in self._records and not self._records[name].ended and stream_id is not None:
-            problem = f"{name!r} is used by another open stream of this node; give another, or none"
-            raise EventInvalidError("stream_id", problem)
-        used = attempt.llm_streams[name] = attempt.llm_streams.get(name, 0) + 1
-        unique = name if used == 1 else f"{name}:{used}"
-        if attempt.number > 1:  # earlier attempts may have used it
-            unique = f"{unique}:{attempt.number}"
-        record = LLMRecord(self, check_id("stream_id", unique[:128]), metadata)
-        self._records[name if name not in self._records else unique] = record
+        with attempt.lock:
+            if self._records is None:
+                self._records = {}
+            elif name in self._records and not self._records[name].ended and stream_id is not None:
+                problem = f"{name!r} is used by another open stream of this node; give another, or none"
+                raise EventInvalidError("stream_id", problem)
+            unique = attempt.stream_id(name)
+            record = LLMRecord(self, unique, metadata)
+            self._records[name if name not in self._records else unique] = record
+            attempt.open_streams[record] = None
+            if self._over or attempt.over:  # looked at last: whoever sets it closes what it finds afterwards
+                record.close("cancelled", "")
+                raise LLMStreamClosedError(unique)
         return record
 
     def close_streams(self, phase: LLMPhase, message: str = "") -> None:
-        """The node ended: streams that it left open end with it. Called by the runtime."""
-        for record in tuple((self._records or {}).values()):
-            record.close(phase, message)
+        """This try of the node ended: streams that it left open end with it. Called by the runtime."""
+        self._over = True
+        if self._records is not None:
+            with self._attempt.lock:
+                records = tuple(self._records.values())
+            for record in records:
+                record.close(phase, message)
+
+    def leave(self) -> None:
+        """Its task would not end, and the run goes on without it. Called by the runtime."""
+        self.close_streams("cancelled")
+        for inner in tuple((self._inner or {}).values()):
+            inner.leave()
 
     def _call_in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._attempt.threads.call(function, *arguments)
@@ -186,12 +217,11 @@ class NodeContext(Generic[S, D]):
 
     def interrupt_sync(self, question: Any = None) -> Any:
         """As ``interrupt``, for a sync node."""
-        place = "/".join((*self.path, self.node_id))
-        key = f"{place}:{self.step}:{self._index}"
+        key = f"{self._place}{self.node_id}:{self.step}:{self._index}"
         answers, number = self._attempt.answers.get(key, ()), self._asked
         self._asked += 1
         if number < len(answers):
-            return answers[number]
+            return isolate(answers[number], weigh(answers[number]))
         raise NodePaused((OpenQuestion(f"{key}:{number}", self.node_id, question, self.path),))
 
     # ── stopping ──────────────────────────────────────────────────────────────────────────────────

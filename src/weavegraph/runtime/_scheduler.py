@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
 import msgspec
 
 from weavegraph.errors import (
-    GraphError,
     NodeCancelledError,
     NodeTimeoutError,
     RunCancelledError,
@@ -19,15 +19,28 @@ from weavegraph.errors import (
     WeavegraphError,
 )
 from weavegraph.graph import CompiledGraph, NodePlan
-from weavegraph.runtime._attempt import Attempt, describe
+from weavegraph.runtime._attempt import Attempt, code_of, describe, plain
 from weavegraph.runtime._context import NodeContext, NodePaused
 from weavegraph.runtime._step import Output, frontier_of, output_of, targets_of
-from weavegraph.state import Failure, Finished, Goto, OpenQuestion, StateSchema, Task, Values, Writes, mark_failure
+from weavegraph.state import (
+    Failure,
+    Finished,
+    Goto,
+    OpenQuestion,
+    Task,
+    Values,
+    Writes,
+    isolate,
+    mark_failure,
+    weigh,
+)
 
 __all__ = ["NodePaused", "StepFailed", "StepOutcome", "StepPaused", "Walk"]
 
 
-_NO_FAILURES = (asyncio.CancelledError, RunCancelledError, NodePaused)
+_STOPS = (asyncio.CancelledError, RunCancelledError, GeneratorExit)
+_MIN_GRACE = 0.05
+"""Seconds that a cancelled task has at least: with less, one that ends at once would count as one that does not."""
 
 
 class StepOutcome(msgspec.Struct, frozen=True):
@@ -42,9 +55,9 @@ class StepOutcome(msgspec.Struct, frozen=True):
 class StepFailed(Exception):
     """A node of the step raised: ``error`` is the first that did, ``others`` came with it. Internal."""
 
-    def __init__(self, error: BaseException, others: tuple[BaseException, ...]) -> None:
+    def __init__(self, error: BaseException, others: tuple[BaseException, ...] = ()) -> None:
         self.error, self.others = error, others
-        super().__init__(str(error))
+        super().__init__()  # no text: that of somebody's exception may raise
 
 
 class StepPaused(Exception):
@@ -69,12 +82,15 @@ class Walk:
         frontier: tuple[Task, ...] = (),
         *,
         path: tuple[str, ...] = (),
+        place: str = "",
         step: int = 0,
         seen: Mapping[str, Mapping[str, int]] | None = None,
         finished: tuple[Finished, ...] = (),
     ) -> None:
         self.graph, self.attempt, self.values, self.frontier = graph, attempt, values, frontier
         self.path, self.step = path, step
+        self.place = place
+        """As the path, but unlike for each of several sends of one sub-graph; a prefix of question keys."""
         self.base = 0  # the step before which the present input began; the step limit counts from there
         self.seen: dict[str, Mapping[str, int]] = dict(seen or {})
         self.finished: dict[int, Output] = {
@@ -85,11 +101,13 @@ class Walk:
         """Told of every output of a step of several tasks, before the step is over: keeps it for a resume."""
         self.written: list[tuple[str, Any]] | None = None
         """Every write so far, in order, when somebody wants to know: a parent graph does."""
+        self._contexts: dict[int, NodeContext[Any, Any]] = {}
+        """Of tasks of the present step that run side by side or in a sub-graph: they may have to be left behind."""
 
     async def enter(self, entry: str | None = None) -> None:
         """Stand at the beginning: what START leads to, or one node."""
         if entry is None:
-            self.frontier = frontier_of(self.graph, await self._targets(self.graph.start, Output(())))
+            self.frontier = frontier_of(self.graph, await self._targets(self.graph.start, Output(()), self.values))
         else:
             self.frontier = (Task(entry),)
 
@@ -100,9 +118,13 @@ class Walk:
     async def superstep(self) -> StepOutcome:
         """Run the frontier, merge what it returns, find the next one.
 
+        All of it or nothing: when it raises, the state and the frontier are as before, and ``finished`` holds the
+        outputs that need not be found again; also when a router raised, or the step was cancelled.
+
         Raises:
-            StepFailed: a node raised. ``finished`` then holds what the others returned; the state is as before.
-            StepLimitError, GraphError, StateError: the step itself could not be done.
+            StepFailed: a node raised. StepPaused: a node asked. RunCancelledError, asyncio.CancelledError: somebody
+                asked the run to stop. StepLimitError, GraphError, or what a router raised: the step itself could not be
+                done.
         """
         attempt, graph, config = self.attempt, self.graph, self.attempt.config
         tasks = self.frontier
@@ -111,36 +133,44 @@ class Walk:
         self.step += 1
         step = self.step
         attempt.step_started(tasks, step, self.path)
-        running = tasks
+        places: Sequence[int] = range(len(tasks))
+        running: tuple[Task, ...] = tasks
         skipped: tuple[str, ...] = ()
         if config.version_gating:
-            running = tuple(task for task in tasks if not self._unchanged(task))
-            skipped = tuple(task.node for task in tasks if task not in running)
-            for name in skipped:
-                attempt.node("skipped", name, step, self.path, 0)
+            places = [place for place, task in enumerate(tasks) if not self._unchanged(task)]
+            if len(places) < len(tasks):
+                running, skipped = self._skip(tasks, places)
+        schema = graph.schema
         try:
-            # A lone node runs in the run's own task: saves about 20 µs for a task of its own.
-            outputs = [await self._run_lone(running[0])] if len(running) == 1 else await self._run_all(running)
+            if len(running) == 1:  # In the run's own task: saves about 20 µs for a task of its own.
+                outputs = [await self._run_lone(places[0], running[0])]
+            else:
+                outputs = await self._run_all(places, running)
+            updates = [(f"node {task.node!r}", output.writes) for task, output in zip(running, outputs, strict=True)]
+            try:
+                values, updated = schema.merge(self.values, updates)
+            except BaseException:
+                self.finished = {}  # what cannot be merged is no output: the nodes have to run again
+                raise
+            try:
+                frontier = await self._next(running, outputs, values)
+            except BaseException:
+                self.finished = dict(zip(places, outputs, strict=True))
+                raise
         except BaseException:
             self.step -= 1  # whoever goes on from here does this step again
             raise
-        schema = graph.schema
-        updates = [(f"node {task.node!r}", output.writes) for task, output in zip(running, outputs, strict=True)]
-        versions = self.values.versions
-        try:
-            self.values, updated = schema.merge(self.values, updates)
-        except GraphError:
-            self.step -= 1
-            raise
         if self.written is not None:
-            self.written += [pair for _, writes in updates for pair in writes]
+            self.written += [(key, _own(value)) for _, writes in updates for key, value in writes]
         if config.version_gating:
             for task in running:
-                self.seen[task.node] = versions
-        more = None if config.state_events == "off" else _state_event(config.state_events, schema, updates, self.values)
+                if not task.sent:
+                    self.seen[task.node] = self.values.versions
+        self.values, self.frontier, self.finished = values, frontier, {}
+        if self._contexts:
+            self._contexts.clear()
+        more = None if config.state_events == "off" else _state_event(config.state_events, updates, values)
         attempt.step_finished(tasks, step, self.path, more)
-        self.finished = {}
-        self.frontier = await self._next(running, outputs)
         return StepOutcome(step, tuple(task.node for task in running), skipped, updated)
 
     # ── running nodes ─────────────────────────────────────────────────────────────────────────────
@@ -149,70 +179,89 @@ class Walk:
         seen = self.seen.get(task.node)
         return seen is not None and not task.sent and seen == self.values.versions
 
-    async def _run_lone(self, task: Task) -> Output:
-        if self.finished:
-            return self.finished[0]
+    def _skip(self, tasks: tuple[Task, ...], places: Sequence[int]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
+        """The tasks that run, and the names of those that do not."""
+        run = frozenset(places)
+        skipped = tuple(task.node for place, task in enumerate(tasks) if place not in run)
+        for name in skipped:
+            self.attempt.node("skipped", name, self.step, self.path, 0)
+        return tuple(tasks[place] for place in places), skipped
+
+    async def _run_lone(self, index: int, task: Task) -> Output:
+        if self.finished and index in self.finished:
+            return self.finished[index]
         try:
             if self.path:
-                return await self._run(0, task)
-            return await self._try(0, task, self.graph.nodes[task.node], False)
-        except (asyncio.CancelledError, GeneratorExit, RunCancelledError):
-            raise
+                return await self._run(index, task)
+            return await self._try(index, task, self.graph.nodes[task.node], False)
         except NodePaused as paused:
             raise StepPaused(paused.questions) from None
-        except BaseException as exc:
-            raise StepFailed(exc, ()) from exc
 
-    async def _run_all(self, tasks: tuple[Task, ...]) -> list[Output]:
-        outputs: dict[int, Output] = dict(self.finished)
+    async def _run_all(self, places: Sequence[int], tasks: tuple[Task, ...]) -> list[Output]:
+        outputs = self.finished
         running: dict[asyncio.Task[Output], int] = {
             asyncio.create_task(self._run(index, task)): index
-            for index, task in enumerate(tasks)
+            for index, task in zip(places, tasks, strict=True)
             if index not in outputs
-        }
+        }  # in the order of the step: whatever is done to all of them is done in that order
         errors: list[tuple[int, BaseException]] = []
-        when = asyncio.FIRST_COMPLETED if len(running) == 1 else asyncio.FIRST_EXCEPTION
-        waiting = set(running)
+        config, waiting = self.attempt.config, set(running)
+        loop, deadline = asyncio.get_running_loop(), None
         try:
             while waiting:
-                done, waiting = await asyncio.wait(waiting, return_when=when)
+                left = None if deadline is None else max(deadline - loop.time(), 0.0)
+                until_first = deadline is None and config.on_node_error == "cancel"
+                when = asyncio.FIRST_EXCEPTION if until_first else asyncio.ALL_COMPLETED
+                done, waiting = await asyncio.wait(waiting, timeout=left, return_when=when)
                 for future in sorted(done, key=running.__getitem__):
-                    error = None if future.cancelled() else future.exception()
-                    if future.cancelled():
-                        error = asyncio.CancelledError()
-                    if error is None:
-                        outputs[running[future]] = future.result()
-                    else:
+                    error = _error_of(future)
+                    if error is not None:
                         errors.append((running[future], error))
-                if self.attempt.config.on_node_error == "cancel" and any(
-                    not isinstance(error, NodePaused) for _, error in errors
-                ):
-                    for future in waiting:
-                        future.cancel()
+                if not until_first and waiting:
+                    break  # they have had their time
+                if until_first and any(isinstance(error, StepFailed) for _, error in errors):
+                    deadline = loop.time() + max(config.cancel_grace, _MIN_GRACE)
+                    for future in running:
+                        if future in waiting:
+                            future.cancel()
+        except GeneratorExit:  # the loop was closed under us: nothing can be awaited
+            for future in running:
+                _shut(future)
+            raise
         except BaseException:
-            await self._cancel(waiting)
+            await self._cancel([future for future in running if not future.done()])
             raise
         finally:
-            self.finished = outputs
+            for future, index in running.items():
+                if future.done():
+                    _error_of(future)
+                else:
+                    self._leave(future, index)
         if errors:
             # A sibling that we cancelled is no failure of its own, and a question none either.
-            real = [error for _, error in errors if not isinstance(error, _NO_FAILURES)]
-            if real:
-                raise StepFailed(real[0], tuple(real[1:])) from real[0]
-            asked = [error.questions for _, error in errors if isinstance(error, NodePaused)]
-            if len(asked) == len(errors):
-                raise StepPaused(tuple(question for questions in asked for question in questions))
-            raise next(error for _, error in errors if not isinstance(error, NodePaused))
-        return [outputs[index] for index in range(len(tasks))]
+            failed = [error for _, error in errors if isinstance(error, StepFailed)]
+            if failed:
+                first, *rest = (each for failure in failed for each in (failure.error, *failure.others))
+                raise StepFailed(first, tuple(each for each in rest if each is not first)) from first
+            errors.sort(key=lambda each: each[0])
+            for _, error in errors:
+                if not isinstance(error, NodePaused):
+                    raise error
+            raise StepPaused(tuple(each for _, error in errors for each in error.questions))  # type: ignore[attr-defined]
+        return [outputs[index] for index in places]
 
-    async def _cancel(self, futures: set[asyncio.Task[Output]]) -> None:
+    async def _cancel(self, futures: list[asyncio.Task[Output]]) -> None:
         for future in futures:
             future.cancel()
         if futures:
             await asyncio.wait(futures, timeout=self.attempt.config.cancel_grace)
-            for future in futures:
-                if future.done() and not future.cancelled():
-                    future.exception()
+
+    def _leave(self, future: asyncio.Task[Output], index: int) -> None:
+        """Go on without a task that does not end."""
+        future.add_done_callback(_error_of)
+        context = self._contexts.get(index)
+        if context is not None:
+            context.leave()
 
     async def _run(self, index: int, task: Task) -> Output:
         """One task of several that run side by side, when there is a slot for it."""
@@ -222,55 +271,70 @@ class Walk:
         else:
             async with self.attempt.limit:
                 output = await self._try(index, task, plan, True)
+        self.finished[index] = output  # from here on it is not lost, whatever happens to the step
         if self.keep is not None:
             await self.keep(index, output)
         return output
 
     async def _try(self, index: int, task: Task, plan: NodePlan, limited: bool) -> Output:
-        """One task, with its tries. ``limited``: siblings have a turn when it is done."""
+        """One task, with its tries. ``limited``: siblings have a turn when it is done.
+
+        Raises:
+            StepFailed: it failed. NodePaused: it asked. RunCancelledError, asyncio.CancelledError, GeneratorExit:
+                somebody asked it to stop.
+        """
         attempt, step, path = self.attempt, self.step, self.path
         monotonic = attempt.clock.monotonic
         name, try_no = plan.name, 0
         while True:
             try_no += 1
-            context: NodeContext[Any, Any] = NodeContext(attempt, name, step, path, try_no, index)
+            context: NodeContext[Any, Any] = NodeContext(attempt, name, step, path, try_no, index, self.place)
+            if limited:
+                self._contexts[index] = context
             attempt.node("started", name, step, path, try_no)
             attempt.flush()
             began = monotonic()
+            others: tuple[BaseException, ...] = ()
             try:
-                state = task.payload if task.sent else self.graph.schema.view(self.values)
+                state = _own(task.payload) if task.sent else self.graph.schema.view(self.values)
                 if plan.mode == "async" and plan.timeout is None:
                     value = await (plan.call(state, context) if plan.takes_context else plan.call(state))
                 else:
-                    value = await self._call(plan, state, context)
+                    value = await self._call(task, plan, state, context)
                 if type(value) is dict:
                     output = Output(tuple(value.items()))
                 else:
                     output = output_of(self.graph, plan, value)
                     output = output._replace(writes=tuple(output.writes))
-            except NodePaused as paused:
-                context.close_streams("cancelled")
-                attempt.paused(name, step, path, try_no, paused.questions)
-                raise
-            except (asyncio.CancelledError, GeneratorExit, RunCancelledError) as exc:
-                error = self._uninvited(exc, name)
-                if error is None:
-                    duration = _since(began, monotonic)
-                    context.close_streams("cancelled")
-                    attempt.node("failed", name, step, path, try_no, duration, describe(exc), "cancelled")
-                    raise
+            except StepFailed as failed:  # of a sub-graph
+                error, others = failed.error, failed.others
+                failure: BaseException | None = error
             except BaseException as exc:
-                error = exc
+                error = _sole(exc)
+                failure = self._failure(error, name)
             else:
+                if context._over or attempt.over:
+                    raise asyncio.CancelledError  # it was left behind: nobody waits for its output
+                context._over = True
                 if context._records is not None:
                     context.close_streams("cancelled")  # those that the node never read to the end
                 attempt.node("finished", name, step, path, try_no, _since(began, monotonic))
                 if limited:
                     attempt.flush()
                 return output
-            duration, text = _since(began, monotonic), describe(error)
+            if context._over or attempt.over:
+                raise error
+            duration, text = _since(began, monotonic), describe(error if failure is None else failure)
+            if isinstance(error, NodePaused):
+                context.close_streams("cancelled")
+                attempt.paused(name, step, path, try_no, error.questions)
+                raise error
+            if failure is None:
+                context.close_streams("cancelled")
+                attempt.node("failed", name, step, path, try_no, duration, text, "cancelled")
+                raise error
             context.close_streams("error", text)
-            if self._may_retry(plan, error, try_no):
+            if self._may_retry(plan, failure, try_no):
                 assert plan.retry is not None
                 attempt.node("retried", name, step, path, try_no, duration, text)
                 # Jitter from the task's own name: the same graph waits the same on every replay.
@@ -281,18 +345,25 @@ class Walk:
             place = Failure(
                 node=name, step=step, attempt=attempt.number, try_no=try_no, run_id=attempt.lane.run_id, path=path
             )
-            mark_failure(error, place)
-            attempt.node("failed", name, step, path, try_no, duration, text, getattr(error, "code", None))
-            raise error
+            mark_failure(failure, place)
+            attempt.node("failed", name, step, path, try_no, duration, text, code_of(failure))
+            raise StepFailed(failure, others) from failure
 
-    def _uninvited(self, exc: BaseException, name: str) -> BaseException | None:
-        """``None`` for a cancellation that somebody asked for; what to raise for one that a node made up."""
+    def _failure(self, exc: BaseException, node: str, *, router: bool = False) -> BaseException | None:
+        """What a node, or the router after it, failed with; ``None``: it did not, the run was asked to stop.
+
+        A cancellation that nobody asked for is a failure: one that was made up, or that of another run.
+        """
+        if not isinstance(exc, _STOPS):
+            return exc
         if isinstance(exc, GeneratorExit) or self.attempt.killed or self.attempt.token.cancelled:
             return None
+        if isinstance(exc, RunCancelledError):
+            return exc
         task = asyncio.current_task()
-        if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+        if task is not None and task.cancelling():
             return None
-        error = NodeCancelledError(name)
+        error = NodeCancelledError(node, router=router)
         error.__cause__ = exc
         return error
 
@@ -313,43 +384,47 @@ class Walk:
             return
         raise RunCancelledError(self.attempt.lane.run_id, token.reason or "cancelled")
 
-    async def _call(self, plan: NodePlan, state: Any, context: NodeContext[Any, Any]) -> Any:
+    async def _call(self, task: Task, plan: NodePlan, state: Any, context: NodeContext[Any, Any]) -> Any:
         if plan.timeout is None:
-            return await self._call_once(plan, state, context)
+            return await self._call_once(task, plan, state, context)
         try:
             async with asyncio.timeout(plan.timeout) as limit:
-                return await self._call_once(plan, state, context)
+                return await self._call_once(task, plan, state, context)
         except TimeoutError as exc:
             if limit.expired():
                 raise NodeTimeoutError(plan.name, plan.timeout) from exc
             raise
 
-    async def _call_once(self, plan: NodePlan, state: Any, context: NodeContext[Any, Any]) -> Any:
+    async def _call_once(self, task: Task, plan: NodePlan, state: Any, context: NodeContext[Any, Any]) -> Any:
         arguments = (state, context) if plan.takes_context else (state,)
         if plan.mode == "async":
             return await plan.call(*arguments)
         if plan.mode == "sync":
             value = await self.attempt.threads.call(plan.call, *arguments)
             return await value if inspect.isawaitable(value) else value
-        return await self._call_graph(plan, state)
+        return await self._call_graph(task, plan, state, context)
 
-    async def _call_graph(self, plan: NodePlan, state: Any) -> Writes:
+    async def _call_graph(self, task: Task, plan: NodePlan, state: Any, context: NodeContext[Any, Any]) -> Writes:
         """A sub-graph: it is given the keys that it knows, and what it writes to shared keys goes to the parent."""
         inner, outer = plan.graph, self.graph.schema
         assert inner is not None
-        given = state if isinstance(state, dict) else outer.as_update(state, "the state")
-        shared = {key: value for key, value in given.items() if key in inner.schema.reducers}
-        walk = Walk(inner, self.attempt, inner.schema.initial(shared), path=(*self.path, plan.name))
-        walk.written = []
+        given = state
+        if not isinstance(state, Mapping):
+            given = (inner.schema if inner.schema.is_state(state) else outer).as_update(state, "the state")
+        shared = {key: given[key] for key in inner.schema.reducers if key in given}
+        values = inner.schema.initial(shared) if task.sent else inner.schema.entered(shared)
+        path, place = (*self.path, plan.name), f"{self.place}{plan.name}[{self.step}:{context._index}]/"
+        walk = Walk(inner, self.attempt, values, path=path, place=place)
+        walk.written, context._inner = [], walk._contexts
         await walk.enter()
         while not walk.done:
             try:
                 await walk.superstep()
-            except StepFailed as failed:
-                raise failed.error from None
             except StepPaused as paused:
                 raise NodePaused(paused.questions) from None
             self.attempt.token.raise_if_cancelled()
+            if context._over:
+                raise asyncio.CancelledError  # left behind
         # Keys with a reducer in the parent get each write by itself; of the others only the last value counts.
         last = {key: value for key, value in walk.written if key in outer.reducers}
         return Writes(
@@ -359,7 +434,7 @@ class Walk:
 
     # ── going on ──────────────────────────────────────────────────────────────────────────────────
 
-    async def _next(self, tasks: tuple[Task, ...], outputs: list[Output]) -> tuple[Task, ...]:
+    async def _next(self, tasks: tuple[Task, ...], outputs: list[Output], values: Values) -> tuple[Task, ...]:
         nodes = self.graph.nodes
         if len(tasks) == 1:
             plan, output = nodes[tasks[0].node], outputs[0]
@@ -367,24 +442,73 @@ class Walk:
                 return plan.following
         targets: list[Goto] = []
         for task, output in zip(tasks, outputs, strict=True):
-            targets += await self._targets(nodes[task.node], output)
+            targets += await self._targets(nodes[task.node], output, values)
         return frontier_of(self.graph, targets)
 
-    async def _targets(self, plan: NodePlan, output: Output) -> list[Goto]:
+    async def _targets(self, plan: NodePlan, output: Output, values: Values) -> list[Goto]:
         if output.goto is not None:
             return list(output.goto)
         targets: list[Goto] = [*plan.edges, *output.added]
         for edge in plan.conditional:
             try:
                 self.attempt.flush()
-                answer = edge.router(self.graph.schema.view(self.values))
+                answer = edge.router(self.graph.schema.view(values))
                 if inspect.isawaitable(answer):
                     answer = await answer
                 targets += targets_of(self.graph, edge, answer)
-            except Exception as exc:
-                exc.add_note(f"in the router after {plan.name!r}, step {self.step} of run {self.attempt.lane.run_id!r}")
-                raise
+            except BaseException as exc:
+                error = _sole(exc)
+                failure = self._failure(error, plan.name, router=True)
+                if failure is None:
+                    raise error from None
+                with contextlib.suppress(Exception):  # one that takes no notes
+                    run = self.attempt.lane.run_id
+                    failure.add_note(f"in the router after {plan.name!r}, step {self.step} of run {run!r}")
+                if isinstance(failure, RunCancelledError):
+                    raise StepFailed(failure) from failure  # by itself it would say that this run was cancelled
+                if failure is exc:
+                    raise
+                raise failure from exc
         return targets
+
+
+def _own(value: Any) -> Any:
+    return isolate(value, weigh(value))
+
+
+def _sole(exc: BaseException) -> BaseException:
+    """A group of nothing but cancellations or questions as one of these: a ``TaskGroup`` wraps what its tasks raise."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return exc
+    leaves = list(_leaves(exc))
+    stop = next((leaf for leaf in leaves if isinstance(leaf, _STOPS)), None)
+    if not all(isinstance(leaf, (*_STOPS, NodePaused)) for leaf in leaves):
+        return exc
+    if stop is not None:
+        return stop
+    return NodePaused(tuple(each for leaf in leaves for each in leaf.questions))  # type: ignore[attr-defined]
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
+
+
+def _error_of(future: asyncio.Task[Output]) -> BaseException | None:
+    """What a task that is done raised; asyncio then knows that somebody looked."""
+    return asyncio.CancelledError() if future.cancelled() else future.exception()
+
+
+def _shut(future: asyncio.Task[Output]) -> None:
+    """End a task whose loop is closed, as far as that goes."""
+    future._log_destroy_pending = False  # type: ignore[attr-defined]
+    coroutine = future.get_coro()
+    with contextlib.suppress(Exception):  # it awaits something while it is closed, or wakes somebody in that loop
+        if coroutine is not None and not future.done():
+            coroutine.close()
 
 
 def _since(began: float, monotonic: Callable[[], float]) -> float:
@@ -392,16 +516,9 @@ def _since(began: float, monotonic: Callable[[], float]) -> float:
 
 
 def _state_event(
-    what: str, schema: StateSchema, updates: list[tuple[str, Any]], values: Values
+    what: str, updates: list[tuple[str, Iterable[tuple[str, Any]]]], values: Values
 ) -> dict[str, Any]:
     """What ``state_events`` adds to the end of a step, as far as JSON can say it."""
     if what == "values":
-        return {"values": {key: _json(value) for key, value in values.values.items()}}
-    return {"updates": [{"by": who, "writes": {key: _json(value) for key, value in pairs}} for who, pairs in updates]}
-
-
-def _json(value: Any) -> Any:
-    try:
-        return msgspec.to_builtins(value, str_keys=True, enc_hook=repr)
-    except Exception:
-        return repr(value)[:1000]
+        return {"values": {key: plain(value) for key, value in values.values.items()}}
+    return {"updates": [{"by": who, "writes": {key: plain(value) for key, value in pairs}} for who, pairs in updates]}

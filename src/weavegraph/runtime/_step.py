@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from weavegraph.errors import GraphError, NodeOutputError
+from weavegraph.errors import GraphError, NodeOutputError, StateError
 from weavegraph.graph import END, CompiledGraph, ConditionalEdge, NodePlan
-from weavegraph.state import Command, Goto, NodePartial, Send, Task, Writes
+from weavegraph.state import Command, Goto, NodePartial, Send, StateSchema, Task, Writes, isolate, weigh
 
 __all__ = ["NOTHING", "Output", "frontier_of", "output_of", "targets_of"]
 
@@ -36,33 +36,40 @@ def output_of(graph: CompiledGraph, plan: NodePlan, value: Any) -> Output:
     if isinstance(value, Mapping):
         return Output(value.items())
     if isinstance(value, Command):
-        writes = graph.schema.as_update(value.update, f"the update of node {plan.name!r}").items()
+        writes = () if value.update is None else _items(graph.schema, plan, value.update)
         if value.goto is None:
             return Output(writes)
         targets = value.goto if isinstance(value.goto, (tuple, list)) else (value.goto,)
         return Output(writes, _checked(graph, plan, targets))
     if isinstance(value, NodePartial):
-        command = value.frontier
+        writes, command = _items(graph.schema, plan, value.update), value.frontier
         if command is None:
-            return Output(value.update.items())
+            return Output(writes)
         targets = _checked(graph, plan, command.targets)
-        if command.kind == "append":
-            return Output(value.update.items(), None, targets)
-        return Output(value.update.items(), targets)
+        return Output(writes, None, targets) if command.kind == "append" else Output(writes, targets)
     if isinstance(value, Writes):
         return Output(value.pairs)
     if isinstance(value, Send):
         return Output((), _checked(graph, plan, (value,)))
-    if isinstance(value, (list, tuple)) and value and all(isinstance(item, Send) for item in value):
-        return Output((), _checked(graph, plan, value))
+    if isinstance(value, (list, tuple)) and all(isinstance(item, Send) for item in value):
+        return Output((), _checked(graph, plan, value))  # of no items: it goes nowhere
     raise NodeOutputError(plan.name, value)
+
+
+def _items(schema: StateSchema, plan: NodePlan, update: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(update, Mapping):
+        return update.items()
+    what = f"the update of node {plan.name!r} is a {type(update).__name__}; give a mapping of the keys that change"
+    if schema.is_state(update):
+        what += ": of a whole state, keys with a reducer would be merged once more"
+    raise StateError(what)
 
 
 def _checked(graph: CompiledGraph, plan: NodePlan, targets: Iterable[Any]) -> tuple[Goto, ...]:
     found = tuple(targets)
     for target in found:
         name = target.node if isinstance(target, Send) else target
-        if name not in graph.nodes and name != END:
+        if not isinstance(name, str) or (name not in graph.nodes and name != END):
             known = ", ".join((*graph.nodes, END))
             raise GraphError(f"node {plan.name!r} wants to go to {name!r}, which is no node; there are: {known}")
         if plan.goto and name not in plan.goto and name not in plan.edges:
@@ -87,7 +94,7 @@ def targets_of(graph: CompiledGraph, edge: ConditionalEdge, answer: Any) -> tupl
             item = names[item]
         name = item.node if isinstance(item, Send) else item
         allowed = (*graph.nodes, END) if edge.to is None else edge.to
-        if name not in allowed and not (isinstance(item, Send) and name in graph.nodes and edge.to is None):
+        if name not in allowed:
             may = ", ".join(map(str, names or allowed))
             raise GraphError(f"the router after {edge.source!r} answered {item!r}; it may answer: {may}")
         found.append(item)
@@ -100,7 +107,8 @@ def frontier_of(graph: CompiledGraph, targets: Iterable[Goto]) -> tuple[Task, ..
     for target in targets:
         if isinstance(target, Send):
             if target.node != END:
-                tasks[len(tasks), "send"] = Task(target.node, True, target.payload)
+                payload = isolate(target.payload, weigh(target.payload))
+                tasks[len(tasks), "send"] = Task(target.node, True, payload)
         elif target != END and target not in tasks:
             tasks[target] = Task(target)
     nodes = graph.nodes
