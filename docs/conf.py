@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 project = "weavegraph"
-author = "weavegraph contributors"
+author = project_copyright = "weavegraph contributors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["snippets", "design/due.toml"]
 source_suffix = {".md": "markdown"}
@@ -23,15 +23,19 @@ html_show_sphinx = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_typehints = "none"
+autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+maximum_signature_line_length = 100
 autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
-suppress_warnings = ["misc.highlighting_failure"]  # … in programs
+suppress_warnings = [
+    "misc.highlighting_failure",  # … in programs
+    "ref.python",  # `bytes` of a signature is the built-in one
+]
 
 
 def raises_as_sentences(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -25,18 +25,19 @@ app = builder.compile()
 
 def main():
     with app, app.stream_sync({}) as run:  # leaving the block early, also by Ctrl-C, cancels the run
-        events = run.blocking()
+        events, working = run.blocking(), False
         while True:
             try:
                 event = events.next_timeout(0.2)
             except EndOfStream:  # the end is never None: None means "nothing yet"
                 break
             if event is None:
-                if not noticed.is_set():
+                if working and not noticed.is_set():
                     print("still working …")
                     noticed.set()
             elif event.scope == "compute":
                 print(event.message)
+                working = True
         print("answer:", run.result()["extra"]["answer"])
 
 

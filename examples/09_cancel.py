@@ -34,12 +34,12 @@ async def tell(what, run):
 async def main():
     async with app:
         # A deadline for the run itself.
-        await tell("deadline", app.start({}, timeout=0.05))
+        await tell("deadline", app.start({}, timeout=0.3))
 
         # A deadline of the caller's: wait_for stops the waiting, cancel() the run.
         run = app.start({})
         try:
-            await asyncio.wait_for(run.join(), 0.05)
+            await asyncio.wait_for(run.join(), 0.3)
         except TimeoutError:
             print("still", run.status)
             run.cancel("caller_timeout")

@@ -17,7 +17,7 @@ builder.add_edge(START, "work").add_edge("work", END)
 
 async def main():
     async with builder.compile() as app:
-        run = app.start({}, timeout=0.05)  # the run's own deadline
+        run = app.start({}, timeout=0.3)  # the run's own deadline
         try:
             await run
         except RunCancelledError as error:

@@ -18,7 +18,7 @@ async def main():
     async with builder.compile() as app:
         run = app.start({})
         try:
-            await asyncio.wait_for(run.join(), 0.05)
+            await asyncio.wait_for(run.join(), 0.3)
         except TimeoutError:
             pass  # this stopped the waiting, not the run
         print(run.status)

@@ -1,8 +1,10 @@
 import asyncio
+import threading
 
 from weavegraph import END, START, GraphBuilder, MemorySink
 
 builder = GraphBuilder()
+gate = threading.Event()
 
 
 @builder.node
@@ -17,9 +19,7 @@ class Slow(MemorySink):
     inline = False  # a thread of its own
 
     def handle(self, batch):
-        import time
-
-        time.sleep(0.2)
+        gate.wait(10)  # a database that takes its time
         super().handle(batch)
 
 
@@ -28,6 +28,7 @@ async def main():
         sink = Slow()
         app.event_bus.add_sink(sink)
         await app.invoke({})
+        asyncio.get_running_loop().call_later(0.05, gate.set)
         report = await app.event_bus.flush()  # every sink has handled all that was emitted so far
         print(report.complete, len(sink.snapshot()) > 0)
 

@@ -1,8 +1,10 @@
 import asyncio
+import threading
 
 from weavegraph import END, START, GraphBuilder, MemorySink
 
 builder = GraphBuilder()
+gate = threading.Event()
 
 
 @builder.node
@@ -17,9 +19,7 @@ class Slow(MemorySink):
     inline = False  # a thread of its own
 
     def handle(self, batch):
-        import time
-
-        time.sleep(0.2)
+        gate.wait(10)  # a database that takes its time
         super().handle(batch)
 
 
@@ -29,6 +29,7 @@ async def main():
         app.event_bus.add_sink(sink)
         await app.invoke({})
         print(len(sink.snapshot()) > 0)  # a run does not wait for sinks: they may not have handled it yet
+        gate.set()
 
 
 asyncio.run(main())

@@ -43,7 +43,7 @@ def test_the_reference_names_all_of_the_front_door() -> None:
     assert not [name for name in weavegraph.__all__ if f".{name}`" not in page and f"`{name}`" not in page]
 
 
-def test_no_page_names_a_number_without_its_command_or_a_machine() -> None:
+def test_no_page_names_the_machine_it_was_written_on() -> None:
     for page in PAGES:
         assert "/root/" not in page.read_text(encoding="utf-8"), page
         assert "/work/" not in page.read_text(encoding="utf-8"), page
