@@ -90,7 +90,7 @@ return place
 """,
     3,
 )
-"""Keys: runs, counter, the session's runs. Argument: the run. Gives a run its place in the order of beginnings, once."""
+"""Keys: runs, counter, the session's runs. Argument: the run. Its place in the order of beginnings, given once."""
 
 PAGE = Script(
     """
@@ -120,7 +120,7 @@ one instant; few entries a step, so that large ones do not fill the server's mem
 
 TRIM = Script(
     """
-local known = redis.call('HMGET', KEYS[2], 'v', 'first', 'last', 'events', 'bytes', 'outcome')
+local known = redis.call('HMGET', KEYS[2], 'v', 'first', 'last', 'events', 'bytes', 'outcome', 'session')
 if not known[1] then return {'none'} end
 if known[1] ~= ARGV[1] then return {'version', known[1]} end
 local first, last, all = tonumber(known[2]), tonumber(known[3]), ARGV[2] == ''
@@ -148,7 +148,7 @@ if upto >= first then
 end
 if all and more == '0' and (known[6] == 'completed' or known[6] == 'failed' or known[6] == 'cancelled') then
   redis.call('DEL', KEYS[1], KEYS[2])
-  return {'ok', gone, more, '1'}
+  return {'ok', gone, more, '1', known[7]}
 end
 return {'ok', gone, more, '0'}
 """,

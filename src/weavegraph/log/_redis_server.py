@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeAlias
 
@@ -76,7 +76,7 @@ class Server:
     def __init__(self, driver: Driver, place: str, timeout: float) -> None:
         self.place, self.timeout, self.pid, self.users = place, timeout, os.getpid(), 0
         self.notices = Notices()
-        self.indexed: set[str] = set()  # runs whose index entry this process has seen; the loop's own
+        self.indexed: set[str] = set()  # keys of runs whose index entry this process has seen
         self._driver = driver
         self._thread = LoopThread("weavegraph-redis")
         self._stopped = False
@@ -106,7 +106,7 @@ class Server:
         Raises:
             LogUnavailableError: no connection, or no answer in time.
         """
-        answers = await asyncio.wrap_future(self._submit(self._patiently(commands)))
+        answers: list[Any] = await asyncio.wrap_future(self._submit(self._patiently(commands)))
         for answer in answers:
             if isinstance(answer, Exception):
                 raise self._driver.translate(answer) from answer
@@ -120,7 +120,11 @@ class Server:
         """
         self._submit(self._enqueue(write))
 
-    def _submit(self, work: Any) -> Future[Any]:
+    def beside(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Run something of a handle's in the loop; it ends with the server."""
+        return self._submit(work)
+
+    def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         if self._stopped:
             work.close()
             raise LogClosedError(self.place)

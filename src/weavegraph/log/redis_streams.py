@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -51,7 +52,7 @@ from weavegraph.log._rules import FINAL, RunRecord, check_batch, outcome_of
 from weavegraph.protocols import Clock, Delivery, LoggedRun
 
 try:
-    from redis import exceptions as refusals
+    from redis import exceptions as said
     from redis.asyncio.connection import ConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
@@ -62,6 +63,8 @@ __all__ = ["RedisLog", "RedisStreamSink", "sink_from_url", "tls_sink_from_url"]
 
 RETAIN_EVERY = 1000
 """Events between two looks at the retention; a run's end looks too."""
+RETAIN_STEP = 20_000
+"""Events of one run that a plan looks at; what lies behind them is for the next plan."""
 STEP_EVENTS, STEP_BYTES = 5000, 4 * 1024 * 1024
 """A batch larger than this is kept in several steps, so that the server serves others in between."""
 LISTED = 200  # runs whose records one call asks for
@@ -123,7 +126,7 @@ class RedisLog:
         self._release: Callable[[], bool] = lambda: False
         self._pending: set[Any] = set()
         self._since_retained = 0
-        self._retaining: asyncio.Task[int] | None = None
+        self._retaining: Future[int] | None = None
         self._closed = False
 
     @classmethod
@@ -197,7 +200,7 @@ class RedisLog:
             for some, bodies in _steps(events):
                 command = APPEND.command(*self._names(run_id), *_arguments(some, since), *bodies)
                 commands: tuple[Command, ...] = (command,)
-                if run_id not in server.indexed:
+                if self._keys.record(run_id) not in server.indexed:
                     commands = (self._index(run_id, some[0].session_id or ""), command)
                 write = Write(run_id, commands, sum(map(len, bodies)))
                 server.write(write)
@@ -234,8 +237,8 @@ class RedisLog:
             await self._call(self._index(run_id, events[0].session_id or ""))
         if len(server.indexed) >= 10_000:
             server.indexed.clear()
-        server.indexed.add(run_id)
-        self._added(len(events), outcome_of(events[-1]) in FINAL)
+        server.indexed.add(self._keys.record(run_id))
+        self._added(server, len(events), outcome_of(events[-1]) in FINAL)
         return int(facts[0])
 
     def _index(self, run_id: str, session_id: str) -> Command:
@@ -266,46 +269,49 @@ class RedisLog:
                 raise LogVersionError(f"run {run_id!r} in {self._place}", facts[0].decode(), FORMAT)
             gone += int(facts[0])
             if facts[2] == b"1":
-                await self._forget(run_id)
+                await self._forget(run_id, facts[3].decode())
             if facts[1] == b"0":
                 return gone
 
-    async def _forget(self, run_id: str) -> None:
+    async def _forget(self, run_id: str, session_id: str) -> None:
         """The run is gone: off the index, and off that of its session."""
-        self._open().indexed.discard(run_id)
-        await self._call(("ZREM", self._keys.runs, run_id))
+        self._open().indexed.discard(self._keys.record(run_id))
+        await self._call(("ZREM", self._keys.runs, run_id), ("ZREM", self._keys.session(session_id), run_id))
 
     async def retain(self) -> int:
         """Apply the retention now; returns how many events went."""
-        server = self._open()
-        records = [record async for record in self._records() if record.events]
-        if not self.retention or not records:
-            return 0
-        loop = asyncio.get_running_loop()
-
-        def rows(record: RunRecord) -> Iterable[tuple[int, int, Callable[[], datetime]]]:
-            at = record.first - 1
-            while True:
-                page = asyncio.run_coroutine_threadsafe(self._bodies(server, record.run_id, at), loop).result()
-                for at, body in page:
-                    yield at, len(body), lambda body=body: decode(body, self._place).timestamp  # type: ignore[misc]
-                if not page:
-                    return
-
-        now = self._clock.now()
-        plan = await asyncio.to_thread(lambda: list(cuts(records, self.retention, now, rows)))
         gone = 0
-        for record, upto in plan:
-            with contextlib.suppress(InvalidPositionError):  # forgotten meanwhile
-                gone += await self.trim(record.run_id, upto)
+        while self.retention:
+            records = [record async for record in self._records() if record.events]
+            cut = 0
+            for record, upto in await self._plan(records):
+                with contextlib.suppress(InvalidPositionError):  # forgotten meanwhile
+                    cut += await self.trim(record.run_id, upto)
+            gone += cut
+            if not cut:
+                break
         return gone
 
-    def _added(self, count: int, finished: bool) -> None:
+    async def _plan(self, records: Sequence[RunRecord]) -> list[tuple[RunRecord, int]]:
+        """What has to go. The plan is made anew with each page of a run that it turns out to need."""
+        now, read = self._clock.now(), {record.run_id: _Read() for record in records}
+        while True:
+            try:
+                return list(cuts(records, self.retention, now, lambda record: read[record.run_id].rows(record)))
+            except _More as more:
+                found = read[more.record.run_id]
+                page = await self._bodies(more.record.run_id, found.reached or more.record.first - 1)
+                for position, body in page:
+                    when = decode(body, self._place).timestamp if self.retention.max_age is not None else now
+                    found.events.append((position, len(body), when))
+                found.ended = not page or len(found.events) >= RETAIN_STEP
+
+    def _added(self, server: Server, count: int, finished: bool) -> None:
         self._since_retained += count
         if self.retention and (finished or self._since_retained >= RETAIN_EVERY):
             self._since_retained = 0
             if self._retaining is None or self._retaining.done():
-                self._retaining = asyncio.ensure_future(self._retain_quietly())
+                self._retaining = server.beside(self._retain_quietly())
 
     async def _retain_quietly(self) -> int:
         try:
@@ -463,13 +469,13 @@ class RedisLog:
             expected += 1
         return Page(record, events)
 
-    async def _bodies(self, server: Server, run_id: str, after: int) -> list[tuple[int, bytes]]:
+    async def _bodies(self, run_id: str, after: int) -> list[tuple[int, bytes]]:
         _, entries = await self._look(run_id, after)
         return [(position_of(i, self._place), body) for i, body in zip(entries[::2], entries[1::2], strict=True)]
 
     async def _look(self, run_id: str, after: int) -> tuple[list[bytes], list[bytes]]:
         (answer,) = await self._call(PAGE.command(*self._names(run_id), after, PAGE_EVENTS, PAGE_BYTES))
-        fields, entries = answer or ((), ())
+        fields, entries = answer or ([], [])
         return fields, entries
 
     async def _compacted(self, run_id: str, after: int) -> AsyncIterator[Event]:
@@ -512,11 +518,37 @@ class RedisLog:
 _PATIENT = RetryPolicy(base=0.05, cap=2.0)
 
 
+class _More(Exception):
+    """The plan needs another page of this run."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+
+
+class _Read:
+    """What was read of a run for a plan: position, bytes and timestamp of each event."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, int, datetime]] = []
+        self.ended = False
+
+    @property
+    def reached(self) -> int:
+        return self.events[-1][0] if self.events else 0
+
+    def rows(self, record: RunRecord) -> Iterator[tuple[int, int, Callable[[], datetime]]]:
+        for position, size, when in self.events:
+            yield position, size, lambda when=when: when  # type: ignore[misc]
+        if not self.ended:
+            raise _More(record)
+
+
 class _Driver:
     """redis-py, behind what ``Server`` needs; foreign errors get our names here and nowhere else."""
 
-    faults = (refusals.ConnectionError, refusals.TimeoutError, OSError, EOFError)  # a timeout of asyncio is an OSError
-    refusals = (refusals.ResponseError,)
+    # A timeout of asyncio's is an OSError.
+    faults: tuple[type[BaseException], ...] = (said.ConnectionError, said.TimeoutError, OSError, EOFError)
+    refusals: tuple[type[Exception], ...] = (said.ResponseError,)
 
     def __init__(self, url: str, timeout: float) -> None:
         shown = _shown(url)
@@ -529,7 +561,7 @@ class _Driver:
                 raise ConfigError(f"redis log {shown!r}: no option is called {name!r}; known: {known}")
         self.url = url  # with the password: never shown
         try:
-            self._pool = ConnectionPool.from_url(
+            self._pool: Any = ConnectionPool.from_url(
                 url,
                 protocol=2,
                 socket_connect_timeout=timeout,
@@ -563,21 +595,21 @@ class _Driver:
         if isinstance(error, LogError):
             return error
         text = str(error)
-        if isinstance(error, (refusals.AuthenticationError, refusals.AuthorizationError, refusals.NoPermissionError)):
+        if isinstance(error, (said.AuthenticationError, said.AuthorizationError, said.NoPermissionError)):
             return LogAccessError(self.place, _denied(text))
         if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             return LogAccessError(self.place, _denied(text))
         if isinstance(error, self.faults):
             problem = text or "no answer in time; whether it was carried out is unknown"
             return LogUnavailableError(self.place, problem)
-        if isinstance(error, (refusals.OutOfMemoryError, refusals.ReadOnlyError)) or text.startswith(_PASSING):
+        if isinstance(error, (said.OutOfMemoryError, said.ReadOnlyError)) or text.startswith(_PASSING):
             return LogUnavailableError(self.place, text)
         if text.startswith("WRONGTYPE") or "smaller than the target stream" in text:
             return LogCorruptError(self.place, f"another program uses these keys: {text}")
         return LogError(f"{self.place}: the server refused: {text}")
 
     def is_unknown_script(self, error: Exception) -> bool:
-        return isinstance(error, refusals.NoScriptError)
+        return isinstance(error, said.NoScriptError)
 
     def is_across_slots(self, error: Exception) -> bool:
         return str(error).startswith("CROSSSLOT") or "same slot" in str(error)
@@ -734,7 +766,8 @@ def _consecutive(events: Sequence[Event]) -> list[Sequence[Event]]:
 
 def _steps(events: Sequence[Event]) -> Iterator[tuple[Sequence[Event], list[bytes]]]:
     """The batch in steps that the server takes whole, each with its JSON."""
-    start, size, bodies = 0, 0, []
+    start, size = 0, 0
+    bodies: list[bytes] = []
     for n, event in enumerate(events):
         body = to_json(event)
         if bodies and (len(bodies) >= STEP_EVENTS or size + len(body) > STEP_BYTES):
