@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import pytest
 
-from weavegraph import END, START, CompileError, GraphBuilder, GraphError
-from weavegraph.errors import EventInvalidError
-from weavegraph.state import Command, NodePartial, Send
+from weavegraph import END, START, CompileError, GraphBuilder, GraphError, Retry
+from weavegraph.errors import ConfigError
+from weavegraph.state import Command, FrontierCommand, NodePartial, Send
 
 
 def nothing(state: Any) -> None:
@@ -85,7 +85,7 @@ def test_names_retries_timeouts_and_routers_are_checked_at_the_door() -> None:
     for name in (START, END):
         with pytest.raises(GraphError, match="own"):
             builder.add_node(name, nothing)
-    with pytest.raises(EventInvalidError, match="no id"):
+    with pytest.raises(GraphError, match="the name of a node: 'with space' is no id: use 1 to 128 of"):
         builder.add_node("with space", nothing)
     for retry in (-1, True, "3", 1.5):
         with pytest.raises(GraphError, match="retry="):
@@ -95,6 +95,74 @@ def test_names_retries_timeouts_and_routers_are_checked_at_the_door() -> None:
             builder.add_node("n", nothing, timeout=timeout)  # type: ignore[arg-type]
     with pytest.raises(GraphError, match="router after 'n' is a int"):
         builder.add_conditional_edge("n", 7)  # type: ignore[arg-type]
+
+
+def takes_nothing() -> str:
+    return END
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda b: b.node("n"), r"builder.node('n'): give the name as @builder.node(name='n')"),
+        (lambda b: b.node(functools.partial(nothing)), "a partial has no name of its own: builder.node(name=…)"),
+        (lambda b: b.add_node("n", nothing, to=5), "node 'n': to=5: give the name of a node, or a list of names"),
+        (lambda b: b.add_node("n", nothing, to=[["a"]]), "node 'n': to=[['a']]: give the name of a node"),
+        (lambda b: b.add_edge("a", ["b"]), "add_edge('a', ['b']): give two names of nodes; call it once for each edge"),
+        (lambda b: b.add_edge(["a"], "b"), "add_edge(['a'], 'b'): give two names"),
+        (lambda b: b.add_edge("a", None), "add_edge('a', None): give two names"),
+        (lambda b: b.add_conditional_edge(["a"], nothing), "add_conditional_edge(['a'], …): give the name of one node"),
+        (lambda b: b.add_conditional_edge("a", nothing, to=5), "the router after 'a': to=5: give the name of a node"),
+        (lambda b: b.add_conditional_edge("a", nothing, to=[["b"]]), "the router after 'a': to=[['b']]: give the"),
+        (lambda b: b.add_conditional_edge("a", nothing, to={1: ["b"]}), "the router after 'a': to=dict_values("),
+        (
+            lambda b: b.add_conditional_edge("a", takes_nothing),
+            "the router after 'a' takes () -> 'str'; it is called with (state)",
+        ),
+    ],
+)
+def test_what_is_given_wrongly_is_told_with_the_remedy(wrong: Any, words: str) -> None:
+    with pytest.raises(GraphError) as caught:
+        wrong(GraphBuilder())
+    assert type(caught.value) is GraphError
+    assert str(caught.value).startswith(words)
+
+
+def test_a_string_in_to_is_one_name_and_a_decorator_may_be_used_again() -> None:
+    builder = GraphBuilder()
+    builder.add_node("a", nothing, to="write").add_node("write", nothing)
+    builder.add_edge(START, "a").add_edge("write", END)
+    builder.add_conditional_edge("write", lambda state, more=1: END, to=END)
+    graph = builder.compile().graph
+    assert (graph.nodes["a"].goto, graph.nodes["write"].conditional[0].to) == (("write",), (END,))
+    other = GraphBuilder()
+    named = other.node(name="same")
+    named(nothing), named(nothing)
+    assert list(other.nodes()) == ["same"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Command(goto={"b"}), "Command(goto=…) is a set; give a node, END, a Send, or a list of these"),
+        (lambda: FrontierCommand("replace", "b"), "FrontierCommand('replace', 'b'): give a tuple of targets, or write"),
+        (lambda: FrontierCommand("bogus", ("b",)), "FrontierCommand('bogus', …): the kind is 'append' or 'replace'"),
+        (lambda: NodePartial(None), "NodePartial(NoneType): give a mapping of the keys that change, or nothing"),
+        (lambda: NodePartial({}, "b"), "NodePartial(frontier=str): give a FrontierCommand"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_is_refused_where_it_is_made(make: Any, words: str) -> None:
+    with pytest.raises(GraphError) as caught:
+        make()
+    assert str(caught.value).startswith(words)
+
+
+def test_retries_are_for_a_class_or_several_and_nothing_else() -> None:
+    assert Retry(on=ValueError).on is ValueError
+    assert Retry(on=(ValueError, KeyError)).tries == 3
+    for on in ("ValueError", [ValueError], (ValueError, "x"), int, None):
+        with pytest.raises(ConfigError, match="give an exception class, or a tuple of them"):
+            Retry(on=on)  # type: ignore[arg-type]
 
 
 def test_where_commands_may_go_is_read_from_the_return_type_or_the_code() -> None:
@@ -136,11 +204,11 @@ def test_the_topological_order_is_deterministic_start_first_end_last() -> None:
     assert sorted(builder.edges()) == sorted(app.graph.edges())
 
 
-def drawn() -> Any:
+def drawn(to: Any = None) -> Any:
     builder = chain("plan", "write")
     builder.add_node("review", nothing)
     builder.add_edge("plan", "review")
-    builder.add_conditional_edge("review", lambda state: "ok", to={"ok": "write", "stop": END})
+    builder.add_conditional_edge("review", lambda state: "ok", to=to or {"ok": "write", "stop": END})
     return builder.compile()
 
 
@@ -178,6 +246,12 @@ def test_the_drawings_show_conditional_edges_too() -> None:
     )
 
 
+def test_answers_that_lead_to_one_node_are_all_on_its_arrow() -> None:
+    app = drawn({"ok": "write", True: "write", 'a "b"\n<c>': END})
+    assert '    n2 -.->|"ok, True"| n1\n    n2 -.->|"a #quot;b#quot; #lt;c#gt;"| stop\n' in app.to_mermaid()
+    assert '"review" -> "write" [style=dashed, label="ok, True"];' in app.to_dot()
+
+
 def test_an_app_shows_itself_in_a_notebook() -> None:
     shown = drawn()._repr_mimebundle_()
     assert shown["text/markdown"] == f"```mermaid\n{drawn().to_mermaid()}```"
@@ -192,6 +266,11 @@ def test_the_fingerprint_does_not_depend_on_the_order_and_changes_with_the_graph
     assert (one.fingerprint, one.nodes, one.edges, one.conditional_edges) == (two.fingerprint, 2, 3, 0)
     assert one.reducers == {"messages": "add_messages", "extra": "merge_patch", "errors": "append"}
     assert chain("a", "c").compile().metadata().fingerprint != one.fingerprint
+    assert chain("a", "b").add_node("c", nothing, to="a").add_edge("a", "c").compile().metadata().fingerprint != (
+        chain("a", "b").add_node("c", nothing, to="b").add_edge("a", "c").compile().metadata().fingerprint
+    )
+    assert drawn().metadata().fingerprint != drawn({"stop": "write", "ok": END}).metadata().fingerprint
+    assert drawn().metadata().fingerprint == drawn({"stop": END, "ok": "write"}).metadata().fingerprint
     assert chain("a", "b").with_reducer("extra", max).compile().metadata().fingerprint != one.fingerprint
     script = "from tests.graph.test_builder import chain; print(chain('a','b').compile().metadata().fingerprint)"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from weavegraph.config import EventBusConfig, RuntimeConfig
-from weavegraph.errors import CompileError, GraphError
+from weavegraph.errors import CompileError, EventInvalidError, GraphError
 from weavegraph.events import check_id
 from weavegraph.graph._compiled import END, START, CompiledGraph, ConditionalEdge, NodePlan, Retry
-from weavegraph.graph._inspection import answers_of, plan_of
+from weavegraph.graph._inspection import answers_of, check_router, names_of, plan_of
 from weavegraph.graph._validation import faults, topological_order
 from weavegraph.state import Reduce, StateSchema, Task
 
@@ -58,13 +58,21 @@ class GraphBuilder(Generic[S]):
         name: str | None = None,
         retry: Retry | int | None = None,
         timeout: float | None = None,
-        to: Iterable[str] | None = None,
+        to: str | Iterable[str] | None = None,
     ) -> Callable[[F], F]: ...
     def node(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Decorator: add a function under its own name; ``@builder.node(retry=3)`` takes ``add_node``'s options."""
 
+        if isinstance(function, str):
+            raise GraphError(f"builder.node({function!r}): give the name as @builder.node(name={function!r})")
+        chosen = options.pop("name", None)
+
         def add(function: F) -> F:
-            self.add_node(options.pop("name", None) or function.__name__, function, **options)
+            name = getattr(function, "__name__", None) if chosen is None else chosen
+            if name is None:
+                what = type(function).__name__
+                raise GraphError(f"a {what} has no name of its own: builder.node(name=…), or add_node(name, …)")
+            self.add_node(name, function, **options)
             return function
 
         return add if function is None else add(function)
@@ -76,7 +84,7 @@ class GraphBuilder(Generic[S]):
         *,
         retry: Retry | int | None = None,
         timeout: float | None = None,
-        to: Iterable[str] | None = None,
+        to: str | Iterable[str] | None = None,
     ) -> GraphBuilder[S]:
         """Add a node. Registration order is merge order.
 
@@ -85,24 +93,34 @@ class GraphBuilder(Generic[S]):
                 sub-graph. It returns an update (a mapping of state keys, or ``None``), a ``Command``, a
                 ``NodePartial``, or a ``Send`` or list of them. A sync one runs on a thread, with the caller's context.
             retry: tries in all, or a ``Retry`` policy. timeout: seconds for each try.
-            to: where its commands may go; not needed when its return type says so (``Command[Literal[…]]``).
+            to: where its commands may go, a name or several; not needed when its return type says so
+                (``Command[Literal[…]]``).
 
         Raises:
-            GraphError: the node is no node; EventInvalidError: the name is no id.
+            GraphError: the node is no node, its name is no id, or an option is wrong.
         """
-        check_id("node", name)
+        try:
+            check_id("node", name)
+        except EventInvalidError as exc:
+            raise GraphError(f"the name of a node: {exc.problem}") from None
         if name in (START, END):
             raise GraphError(f"{name!r} is the name of the graph's own {'start' if name == START else 'end'}")
         if name in self._nodes:
             self._faults.append(f"node {name!r} is added twice: give the second another name")
-        goto = None if to is None else tuple(to)
+        goto = None if to is None else names_of(f"node {name!r}", to)
         self._nodes[name] = plan_of(name, node, retry=retry, timeout=timeout, goto=goto)
         return self
 
     # ── edges ─────────────────────────────────────────────────────────────────────────────────────
 
     def add_edge(self, source: str, target: str) -> GraphBuilder[S]:
-        """After ``source`` comes ``target``. Several edges from one node start their targets in one step."""
+        """After ``source`` comes ``target``. Several edges from one node start their targets in one step.
+
+        Raises:
+            GraphError: one of them is no name.
+        """
+        if not isinstance(source, str) or not isinstance(target, str):
+            raise GraphError(f"add_edge({source!r}, {target!r}): give two names of nodes; call it once for each edge")
         if source == END or target == START:
             self._faults.append(f"edge {source!r} → {target!r}: END has no successor and START no predecessor")
             return self
@@ -114,7 +132,7 @@ class GraphBuilder(Generic[S]):
         return self
 
     def add_conditional_edge(
-        self, source: str, router: Callable[[Any], Any], *, to: Iterable[str] | Mapping[Any, str] | None = None
+        self, source: str, router: Callable[[Any], Any], *, to: str | Iterable[str] | Mapping[Any, str] | None = None
     ) -> GraphBuilder[S]:
         """After ``source``, ``router(state)`` (sync or async, called in the loop) answers where to go.
 
@@ -123,14 +141,21 @@ class GraphBuilder(Generic[S]):
         Args:
             to: all that it may answer, or a mapping from its answers to nodes. Without it, and without a return type
                 ``Literal[…]``, it may reach any node; what it names is then checked when it happens.
+
+        Raises:
+            GraphError: ``router`` is no function of the state, or ``to`` names no nodes.
         """
+        if not isinstance(source, str):
+            raise GraphError(f"add_conditional_edge({source!r}, …): give the name of one node")
         if source == END:
             self._faults.append("a conditional edge starts at END, which has no successor")
             return self
         if not callable(router):
             raise GraphError(f"the router after {source!r} is a {type(router).__name__}; give a function of the state")
+        check_router(source, router)
+        who = f"the router after {source!r}"
         names = dict(to) if isinstance(to, Mapping) else None
-        targets = answers_of(router) if to is None else tuple(dict.fromkeys(to.values() if names is not None else to))  # type: ignore[union-attr]
+        targets = answers_of(router) if to is None else names_of(who, to if names is None else names.values())
         self._conditional.setdefault(source, []).append(ConditionalEdge(source, router, targets, names))
         return self
 

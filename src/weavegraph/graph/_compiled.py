@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias
@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from weavegraph.bus import RetryPolicy
+from weavegraph.errors import ConfigError
 from weavegraph.state import StateSchema, Task, label
 
 __all__ = ["END", "START", "CompiledGraph", "ConditionalEdge", "GraphMetadata", "NodePlan", "Retry"]
@@ -23,11 +24,21 @@ Mode: TypeAlias = Literal["async", "sync", "graph"]
 class Retry(RetryPolicy, frozen=True, kw_only=True):
     """How often a node is tried: ``tries`` in all, with ``base`` seconds of jittered, doubling delay up to ``cap``.
 
-    Only exceptions of the classes ``on`` are retried; those that say that the graph itself is wrong never are.
+    Only exceptions of the class or classes ``on`` are retried; those that say that the graph itself is wrong never are.
+
+    Raises:
+        ConfigError: a number is out of range, or ``on`` names no exceptions.
     """
 
     tries: int = 3
-    on: tuple[type[BaseException], ...] = (Exception,)
+    on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        on = (self.on,) if isinstance(self.on, type) else self.on
+        classes = isinstance(on, tuple) and all(isinstance(each, type) for each in on)
+        if not classes or not all(issubclass(each, BaseException) for each in on):
+            raise ConfigError(f"Retry.on={self.on!r}: give an exception class, or a tuple of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +125,13 @@ class CompiledGraph:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of nodes, edges, conditional edges, and the state's keys with their reducers."""
-        parts = [f"node {name}" for name in self.nodes]
+        """Of nodes and where their commands may go, edges, conditional edges with their answers, and the state's keys
+        with their reducers."""
+        parts = [f"node {plan.name} {_listed(plan.goto)}" for plan in self.nodes.values()]
         parts += [f"edge {source} {target}" for source, target in self.edges()]
-        parts += [f"conditional {edge.source} {edge.to} {label(edge.router)}" for edge in self.conditional_edges()]
+        for edge in self.conditional_edges():
+            names = _listed(f"{_answer(answer)} {node}" for answer, node in (edge.names or {}).items())
+            parts.append(f"conditional {edge.source} {_listed(edge.to)} {label(edge.router)} {names}")
         parts += [f"key {key} {label(reducer)}" for key, reducer in self.schema.reducers.items()]
         parts += [f"graph {plan.name} {plan.graph.fingerprint}" for plan in self.nodes.values() if plan.graph]
         return hashlib.blake2b("\n".join(sorted(parts)).encode(), digest_size=16).hexdigest()
@@ -133,6 +147,15 @@ class CompiledGraph:
         from weavegraph.graph._drawing import dot
 
         return dot(self)
+
+
+def _listed(names: Iterable[str] | None) -> str:
+    return "anywhere" if names is None else str(sorted(names))
+
+
+def _answer(answer: Any) -> str:
+    """An answer of a router, the same in every process: no address of an object."""
+    return repr(answer) if isinstance(answer, (str, int, float, bytes, type(None))) else type(answer).__qualname__
 
 
 def _version() -> str:

@@ -8,16 +8,18 @@ from weavegraph.graph._compiled import END, START, CompiledGraph
 
 __all__ = ["dot", "mermaid"]
 
+_MERMAID = {'"': "#quot;", "<": "#lt;", ">": "#gt;", "\n": " ", "\r": " "}
+
 
 def mermaid(graph: CompiledGraph) -> str:
     ids = {START: "start", END: "stop"} | {name: f"n{number}" for number, name in enumerate(graph.nodes)}
     lines = ["flowchart TD", '    start(["start"])']
     for name, plan in graph.nodes.items():
-        text = _escape(name, {'"': "#quot;", "<": "#lt;", ">": "#gt;"})
+        text = _escape(name, _MERMAID)
         lines.append(f'    {ids[name]}[["{text}"]]' if plan.graph is not None else f'    {ids[name]}["{text}"]')
     lines.append('    stop(["end"])')
     for source, target, text, dashed in _arrows(graph):
-        middle = f'|"{_escape(text, {chr(34): "#quot;"})}"|' if text else ""
+        middle = f'|"{_escape(text, _MERMAID)}"|' if text else ""
         lines.append(f"    {ids[source]} {'-.->' if dashed else '-->'}{middle} {ids[target]}")
     return "\n".join(lines) + "\n"
 
@@ -44,9 +46,11 @@ def _arrows(graph: CompiledGraph) -> Iterator[tuple[str, str, str, bool]]:
         for target in plan.edges:
             yield plan.name, target, "", False
         for edge in plan.conditional:
-            answers = {} if edge.names is None else {node: str(answer) for answer, node in edge.names.items()}
+            answers: dict[str, list[str]] = {}
+            for answer, node in (edge.names or {}).items():
+                answers.setdefault(node, []).append(str(answer))
             for target in everywhere if edge.to is None else edge.to:
-                yield plan.name, target, answers.get(target, ""), True
+                yield plan.name, target, ", ".join(answers.get(target, ())), True
         for target in everywhere if plan.goto is None else plan.goto:
             yield plan.name, target, "", True
 

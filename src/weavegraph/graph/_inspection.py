@@ -6,14 +6,14 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from weavegraph.errors import GraphError
 from weavegraph.graph._compiled import CompiledGraph, NodePlan, Retry
 from weavegraph.state import Command, NodePartial, Send
 
-__all__ = ["answers_of", "plan_of"]
+__all__ = ["answers_of", "check_router", "names_of", "plan_of"]
 
 _ROUTING = frozenset({"Command", "Send", "NodePartial", "FrontierCommand"})
 
@@ -47,6 +47,28 @@ def plan_of(
 def answers_of(router: Callable[..., Any]) -> tuple[str, ...] | None:
     """What a router may answer, if its return type says so: ``-> Literal["write", "review"]``."""
     return _literals(_returns(router))
+
+
+def names_of(who: str, to: Any) -> tuple[str, ...]:
+    """What ``to=`` names: one node or several, each once."""
+    if isinstance(to, str):
+        return (to,)
+    names = tuple(to) if isinstance(to, Iterable) else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise GraphError(f"{who}: to={to!r}: give the name of a node, or a list of names")
+    return tuple(dict.fromkeys(names))
+
+
+def check_router(source: str, router: Callable[..., Any]) -> None:
+    """Raise ``GraphError`` if ``router(state)`` cannot be called."""
+    try:
+        signature = inspect.signature(router)
+    except (TypeError, ValueError):
+        return  # a built-in without a signature
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise GraphError(f"the router after {source!r} takes {signature}; it is called with (state)") from None
 
 
 def _callable(name: str, node: Any) -> Callable[..., Any]:

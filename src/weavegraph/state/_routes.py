@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from weavegraph.errors import GraphError
 from weavegraph.state._messages import Message
 from weavegraph.state._slots import StateKey
 
@@ -35,12 +36,26 @@ class Command(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     goto: Goto | tuple[Goto, ...] | list[Goto] | None = None
     update: Any = None
 
+    def __post_init__(self) -> None:
+        if self.goto is not None and not isinstance(self.goto, (str, Send, tuple, list)):
+            what = type(self.goto).__name__
+            raise GraphError(f"Command(goto=…) is a {what}; give a node, END, a Send, or a list of these")
+
 
 class FrontierCommand(msgspec.Struct, frozen=True):
     """Where a node wants to go: in addition to its edges (``append``), or instead of them (``replace``)."""
 
     kind: Literal["append", "replace"]
     targets: tuple[Goto, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("append", "replace"):
+            raise GraphError(f"FrontierCommand({self.kind!r}, …): the kind is 'append' or 'replace'")
+        if not isinstance(self.targets, (tuple, list)):
+            raise GraphError(
+                f"FrontierCommand({self.kind!r}, {self.targets!r}): give a tuple of targets, or write "
+                f"FrontierCommand.{self.kind}({self.targets!r})"
+            )
 
     @classmethod
     def append(cls, *targets: Goto) -> FrontierCommand:
@@ -60,6 +75,14 @@ class NodePartial(msgspec.Struct, frozen=True):
 
     update: Mapping[str, Any] = msgspec.field(default_factory=dict)
     frontier: FrontierCommand | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.update, Mapping):
+            what = type(self.update).__name__
+            raise GraphError(f"NodePartial({what}): give a mapping of the keys that change, or nothing")
+        if self.frontier is not None and not isinstance(self.frontier, FrontierCommand):
+            what = type(self.frontier).__name__
+            raise GraphError(f"NodePartial(frontier={what}): give a FrontierCommand")
 
     def with_update(self, **values: Any) -> NodePartial:
         return NodePartial({**self.update, **values}, self.frontier)
