@@ -198,8 +198,10 @@ def command(arguments: Sequence[str] | None = None) -> int:
         return _pipe_closed()
     except KeyboardInterrupt:
         return 130
-    except SystemExit as exc:  # of argparse, in the demo
-        return exc.code if isinstance(exc.code, int) else 1
+    except SystemExit as exc:
+        if isinstance(exc.__context__, OSError):  # typer's own answer to a broken pipe
+            return _pipe_closed()
+        return exc.code if isinstance(exc.code, int) else 1  # of argparse, in the demo
     except _Fault as exc:
         context = getattr(exc, "ctx", None)
         where = context.command_path if context is not None else "weavegraph"
