@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from weavegraph.web import WebApp, create_app
 from weavegraph.web._serve import Server
 
 PATIENCE = 10.0
+_BREAKS = re.compile(rb"\r\n|\n|\r(?=[^\n])")  # a CR that ends a piece may be half of one
 
 
 class Frame(NamedTuple):
@@ -41,15 +43,10 @@ class Parser:
 
     def feed(self, data: bytes) -> list[Frame]:
         before = len(self.frames)
-        self._buffer += data
-        while True:
-            ends = [(self._buffer.find(end), end) for end in (b"\r\n", b"\n", b"\r")]
-            found = [pair for pair in ends if pair[0] >= 0]
-            if not found:
-                return self.frames[before:]
-            at, end = min(found, key=lambda pair: (pair[0], -len(pair[1])))
-            line, self._buffer = self._buffer[:at], self._buffer[at + len(end) :]
+        *lines, self._buffer = _BREAKS.split(self._buffer + data)
+        for line in lines:
             self._line(line.decode())
+        return self.frames[before:]
 
     def _line(self, line: str) -> None:
         if not line:

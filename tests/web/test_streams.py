@@ -105,7 +105,7 @@ async def test_what_was_trimmed_is_one_exact_gap_without_an_id(tmp_path: Path) -
 @clause("10.valid", "D9")
 async def test_with_a_durable_log_no_position_is_sent_before_the_log_holds_it(tmp_path: Path) -> None:
     talk = Gated(durable(tmp_path))
-    async with serving(talk.app) as (web, client):
+    async with serving(talk.app) as (_, client):
         run_id = await client.start()
         assert await SqliteLog(tmp_path / "runs.db").last_position(run_id) > 0
         stream = await client.watch(run_id)
@@ -130,7 +130,7 @@ async def test_a_position_ahead_of_this_servers_copy_is_waited_for(tmp_path: Pat
         assert frames[-1].id is not None
     mark, position = frames[-1].id.split(".")
     ahead = f"{mark}.{int(position) + 2:012d}"
-    async with serving(chatty(config=config), catch_up=0.05) as (web, client):
+    async with serving(chatty(config=config), catch_up=0.05) as (_, client):
         answer = await client.ask("GET", f"/runs/{run_id}/events", Last_Event_ID=ahead)
         assert (answer.status, answer.code) == (503, "not_caught_up")
         assert answer.headers["retry-after"] == "1"
@@ -199,7 +199,7 @@ async def test_everything_and_a_session_can_be_watched() -> None:
 
 @clause("D9")
 async def test_everything_waits_for_the_log_too(tmp_path: Path) -> None:
-    async with serving(chatty(config=durable(tmp_path))) as (web, client):
+    async with serving(chatty(config=durable(tmp_path))) as (_, client):
         stream = await client.open("GET", "/events")
         run_id = await client.start()
         held = SqliteLog(tmp_path / "runs.db")

@@ -124,9 +124,9 @@ class WebApp:
         try:
             yield
         finally:
-            for signum, handler in before.items():
-                if signal.getsignal(signum) is heard:
-                    signal.signal(signum, handler)
+            for known, handler in before.items():
+                if signal.getsignal(known) is heard:
+                    signal.signal(known, handler)
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────────
 

@@ -21,7 +21,15 @@ from typing import Literal, TypeAlias
 
 from weavegraph.bus import gap_event
 from weavegraph.errors import EndOfStream, WeavegraphError
-from weavegraph.events import GAP_SCOPE, STREAM_END_SCOPE, DiagnosticEvent, Event, EventFilter, LLMStreamingEvent, to_json
+from weavegraph.events import (
+    GAP_SCOPE,
+    STREAM_END_SCOPE,
+    DiagnosticEvent,
+    Event,
+    EventFilter,
+    LLMStreamingEvent,
+    to_json,
+)
 from weavegraph.web._frames import ndjson_line, sse_frame
 from weavegraph.web._redact import Redactor
 from weavegraph.web._source import FINAL, Reader, Source

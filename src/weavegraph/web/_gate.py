@@ -50,7 +50,7 @@ class Principal(msgspec.Struct, frozen=True):
 ANYBODY = Principal("anybody", everything=True)
 """Who asks where there is no auth hook."""
 
-Auth: TypeAlias = Callable[[HTTPConnection], Principal | str | None | Awaitable[Principal | str | None]]
+Auth: TypeAlias = Callable[[HTTPConnection], Principal | str | Awaitable[Principal | str | None] | None]
 
 
 def bearer(tokens: Mapping[str, Principal | str]) -> Auth:
@@ -59,9 +59,7 @@ def bearer(tokens: Mapping[str, Principal | str]) -> Auth:
     """
     if not tokens or not all(isinstance(token, str) and len(token) >= 8 for token in tokens):
         raise ConfigError("bearer(…): give tokens of at least 8 characters, each with who it stands for")
-    known = [
-        (token.encode(), who if isinstance(who, Principal) else Principal(who)) for token, who in tokens.items()
-    ]
+    known = [(token.encode(), who if isinstance(who, Principal) else Principal(who)) for token, who in tokens.items()]
 
     def auth(connection: HTTPConnection) -> Principal | None:
         scheme, _, given = connection.headers.get("authorization", "").partition(" ")

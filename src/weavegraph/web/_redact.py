@@ -12,7 +12,6 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from os.path import commonprefix
 from typing import Any, TypeAlias
 
 import msgspec
@@ -120,7 +119,7 @@ class View:
             _, space, rest = released.partition(" ")
             released = f"…{space}{rest}"
         before, whole = self._mask(event, shown), self._mask(event, shown + released)
-        view = whole[len(commonprefix((before, whole))) :] if not whole.startswith(before) else whole[len(before) :]
+        view = whole[_shared(before, whole) :]
         masked = self._redact(msgspec.structs.replace(event, message=released, chunk=released), self._audience)
         return self._fixed(event, msgspec.structs.replace(masked, message=view, chunk=view))
 
@@ -173,3 +172,10 @@ def _last_border(text: str) -> int:
     """Where the last word of ``text`` begins; a word that is longer than what may be held back is cut."""
     cut = max(text.rfind(" "), text.rfind("\n"), text.rfind("\t")) + 1
     return max(cut, len(text) - LOOK_BACK)
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with together."""
+    if other.startswith(one):
+        return len(one)
+    return next(n for n, (a, b) in enumerate(zip(one, other + "\0", strict=False)) if a != b)

@@ -190,7 +190,7 @@ class Runs:
     # ── looking ───────────────────────────────────────────────────────────────────────────────────
 
     async def check(self, run_id: str, who: Principal) -> None:
-        """Raises ``RunNotFoundError`` for a run that is not there, and for one of somebody else: nobody learns which."""
+        """Raises ``RunNotFoundError`` for a run that is not there, and for somebody else's: nobody learns which."""
         first = await self._first(run_id)
         if not who.everything and first.owner != who.name:
             raise RunNotFoundError(run_id)
@@ -263,10 +263,13 @@ class Runs:
                     await self.check(run.run_id, who)
                     found.append(
                         RunInfo(
-                            run.run_id, run.session_id, run.outcome or "running", run.attempt,
+                            run.run_id,
+                            run.session_id,
+                            run.outcome or "running",
+                            run.attempt,
                             last_id=self._hub.source(run.run_id).ids.of(run.last_position),
                             started_at=run.started_at.isoformat(),
-                        )  # fmt: skip
+                        )
                     )
                 if len(found) == limit:
                     return found, before

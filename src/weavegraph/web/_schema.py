@@ -58,13 +58,15 @@ _TYPES = (StartRequest, ResumeRequest, RunInfo, RunPage, Refusal)
 def _components() -> dict[str, Any]:
     _, found = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
     event = event_schema()
-    text = json.dumps({"Event": {key: event[key] for key in event if key in ("anyOf", "discriminator")}, **event["$defs"]})
+    union = {key: event[key] for key in event if key in ("anyOf", "discriminator")}
+    text = json.dumps({"Event": union, **event["$defs"]})
     events: dict[str, Any] = json.loads(text.replace("#/$defs/", "#/components/schemas/"))
     return {**json.loads(json.dumps(found)), **events}
 
 
 def _run_parameter(name: str = "run_id") -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$"}}
+    schema = {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$"}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def _query(name: str, description: str, kind: str = "string") -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _stream(summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
     answers = _answers(200, "Refusal", 404, 429, 503)
     answers["200"] = {
         "description": "frames, until the run is over or the server ends",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}, "application/x-ndjson": {"schema": {"type": "string"}}},
+        "content": {kind: {"schema": {"type": "string"}} for kind in ("text/event-stream", "application/x-ndjson")},
     }
     answers["204"] = {"description": "the run is over and everything was read"}
     return {"get": {"summary": summary, "parameters": [*parameters, *_POSITION, *_FILTER], "responses": answers}}
@@ -118,7 +120,8 @@ def _resume(summary: str, name: str = "run_id") -> dict[str, Any]:
 def openapi(root: str = "") -> dict[str, Any]:
     """The OpenAPI 3.1 document of the routes."""
     get = {"summary": "one run", "parameters": [_run_parameter()], "responses": _answers(200, "RunInfo", 404)}
-    cancel = {"summary": "ask it to stop", "parameters": [_run_parameter()], "responses": _answers(202, "RunInfo", 404, 409)}
+    answers = _answers(202, "RunInfo", 404, 409)
+    cancel = {"summary": "ask it to stop", "parameters": [_run_parameter()], "responses": answers}
     health = {"get": {"responses": {"200": {"description": "ok"}, "503": {"description": "not now"}}}}
     paths = {
         "/runs": {
@@ -242,5 +245,5 @@ def _type(schema: dict[str, Any], indent: str) -> str:
 
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else "openapi"
-    found = {"openapi": openapi, "asyncapi": asyncapi, "typescript": typescript}[wanted]()
-    print(found if isinstance(found, str) else json.dumps(found, indent=2))
+    make = asyncapi if wanted == "asyncapi" else openapi
+    print(typescript() if wanted == "typescript" else json.dumps(make(), indent=2))

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from weavegraph.errors import ConfigError
 from weavegraph.runtime import App
@@ -68,7 +68,7 @@ def giving_up(kind: type[Any]) -> type[Any]:
                 with contextlib.suppress(OSError):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             super().connection_made(transport)
-            app = self.app
+            app: ASGIApp = getattr(self, "app")  # noqa: B009 - of a class that is not known here
 
             async def with_abort(scope: Scope, receive: Receive, send: Send) -> None:
                 scope.setdefault("extensions", {})["weavegraph.connection"] = {"abort": transport.abort}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal, TypeAlias
 
 from weavegraph.errors import EndOfStream, WeavegraphError
 from weavegraph.events import EventFilter, to_json
@@ -94,13 +94,14 @@ class Viewer:
             return b""
         return data
 
-    async def _interruptible(self, work: Awaitable[Chunk]) -> Chunk | None:
+    async def _interruptible(self, work: Coroutine[Any, Any, Chunk]) -> Chunk | None:
         """The result of ``work``, or nothing when the stream is ended before."""
-        reading = asyncio.ensure_future(work)
+        reading = asyncio.get_running_loop().create_task(work)
         try:
             while not reading.done() and self.ending is None:
                 self._waiter = asyncio.get_running_loop().create_future()
-                await asyncio.wait([reading, self._waiter], return_when=asyncio.FIRST_COMPLETED)
+                both: list[asyncio.Future[Any]] = [reading, self._waiter]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if self.due and not reading.done():
                     return None
         finally:
