@@ -142,6 +142,12 @@ class Client:
         self.port, self.headers = port, {"Host": f"127.0.0.1:{port}", **headers}
         self._streams: list[Stream] = []
 
+    def like(self, **headers: str) -> Client:
+        """The same with other headers; closed with this one."""
+        other = Client(self.port, **headers)
+        other._streams = self._streams
+        return other
+
     async def open(self, method: str, path: str, body: Any = None, **headers: str) -> Stream:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         sent = {**self.headers, "Connection": "close"}
