@@ -166,7 +166,7 @@ async def test_without_a_valid_token_nothing_is_told() -> None:
 @clause("12.6")
 async def test_a_run_of_somebody_else_is_a_run_that_is_not_there() -> None:
     talk = Gated()
-    async with serving(talk.app, auth=bearer(TOKENS)) as (web, client):
+    async with serving(talk.app, auth=bearer(TOKENS)) as (_web, client):
         alice, bob, root = as_(client, "alice"), as_(client, "bob"), as_(client, "root")
         run_id = await alice.start(session_id="s")
         unknown = await bob.ask("GET", "/runs/unknown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -30,7 +31,7 @@ SECRETS = [
 
 def pieces(text: str, cuts: list[int], **options: Any) -> list[Event]:
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    parts = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [text[a:b] for a, b in itertools.pairwise(places)]
     events: list[Event] = [llm_chunk(part, stream_id="s", index=n, **options) for n, part in enumerate(parts)]
     return [*events, llm_final("", stream_id="s", index=len(parts))]
 
