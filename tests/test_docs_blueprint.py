@@ -31,7 +31,7 @@ OPEN = {
     "Any browser can watch",
     "The first broker: Redis, the outbox, and kits for third parties",
 }
-NAMED = re.compile(r"`((?:src|tests|docs|tools|benchmarks)/[\w./-]+|[A-Z]+\.md)(?::([\w.]+))?`")
+NAMED = re.compile(r"`((?:src|tests|docs|tools|benchmarks|examples)/[\w./-]+|[A-Z]+\.md)(?::([\w.]+))?`")
 
 
 def test_every_item_of_the_blueprint_has_a_row() -> None:

@@ -67,7 +67,17 @@ from weavegraph.runtime import (
     StepOptions,
 )
 from weavegraph.sinks import ChannelSink, JsonLinesSink, MemorySink, StdOutSink
-from weavegraph.state import Command, Message, NodePartial, Send, StateKey, failure_of
+from weavegraph.state import (
+    Command,
+    Message,
+    NodePartial,
+    Send,
+    StateKey,
+    add_messages,
+    append,
+    failure_of,
+    merge_patch,
+)
 
 __all__ = [
     "END",
@@ -130,12 +140,15 @@ __all__ = [
     "SubscriberHandle",
     "SubscriberOverflowError",
     "WeavegraphError",
+    "add_messages",
+    "append",
     "diagnostic",
     "failure_of",
     "from_json",
     "llm_chunk",
     "llm_error",
     "llm_final",
+    "merge_patch",
     "node_message",
     "to_json",
 ]

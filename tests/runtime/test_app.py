@@ -24,7 +24,7 @@ from weavegraph import (
     NodeContext,
     RuntimeConfig,
 )
-from weavegraph.errors import BlockingInLoopError, ConfigError, NoRunningLoopError
+from weavegraph.errors import BlockingInLoopError, ConfigError, NoRunningLoopError, RunNotFoundError, SessionError
 
 Context = NodeContext[dict[str, Any], Any]
 
@@ -267,3 +267,31 @@ async def test_an_observer_is_told_and_its_failures_are_contained(caplog: pytest
         for item in (("started", f"r{n}", "s", 1), ("speak", 1, "finished"), (f"r{n}", "completed", None))
     ]  # fmt: skip
     assert [record.levelname for record in caplog.records if record.name == "weavegraph.runtime"] == ["WARNING"] * 2
+
+
+async def test_a_live_run_is_found_by_its_id_and_a_question_nobody_could_answer_is_an_error() -> None:
+    go = asyncio.Event()
+
+    async def asks(state: Any, ctx: Context) -> None:
+        await go.wait()
+        await ctx.interrupt("who?")
+
+    async with speaking(node=asks) as app:
+        run = app.start({}, run_id="r")
+        assert [found.run_id for found in app.runs()] == ["r"] == [app.run("r").run_id]
+        assert app.run("r").position == run.position
+        with pytest.raises(RunNotFoundError, match="'other'"):
+            app.run("other")
+        go.set()
+        with pytest.raises(SessionError, match=r"asks, and nothing remembers this run.*checkpointer="):
+            await run
+        assert app.runs() == ()
+
+
+async def test_a_stream_of_everything_takes_the_options_of_any_stream() -> None:
+    async with speaking() as app:
+        small = app.event_stream(capacity=3, on_lag="skip", name="small")
+        await app.invoke({})
+        await app.aclose()
+        assert [event.kind async for event in small] == ["diagnostic"] * 3
+        assert (small.stats().name, small.stats().dropped > 0) == ("small", True)

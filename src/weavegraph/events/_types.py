@@ -67,6 +67,11 @@ class _Envelope(
     attempt: int | None = None
     path: tuple[str, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """``"node"``, ``"diagnostic"`` or ``"llm"``; ``type`` in its JSON."""
+        return str(self.__struct_config__.tag)
+
     def to_json(self, *, style: Literal["weavegraph", "rust"] = "weavegraph") -> bytes:
         """This event as one line of UTF-8 JSON; ``style="rust"`` gives the Rust library's five keys.
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from weavegraph.bus import EventBus, EventStream, LoopThread, ReplayHub
+from weavegraph.bus import EventBus, EventStream, LoopThread, OnLag, Overflow, ReplayHub
 from weavegraph.checkpoint import open_checkpointer
 from weavegraph.clock import SystemClock
 from weavegraph.config import RuntimeConfig
@@ -23,6 +23,7 @@ from weavegraph.errors import (
     ConfigError,
     InvalidPositionError,
     NoRunningLoopError,
+    RunNotFoundError,
     SessionBusyError,
     SessionError,
     SessionNotFoundError,
@@ -139,7 +140,8 @@ class App(Generic[S]):
         Args:
             state: the input: a mapping of state keys, or an instance of the state's type. In a session that exists it
                 is merged into what the session holds.
-            session_id: the lineage of state to go on with; kept by the configured checkpointer.
+            session_id: the lineage of state to go on with. A checkpointer keeps it; without one it is a name for
+                watchers only, and nothing of the state is kept.
             run_id: its id, 1 to 128 of ``A-Z a-z 0-9 _ . : -``; random when not given.
             deps: whatever nodes need that is no state: clients, pools, settings; ``ctx.deps``.
             sinks: of this run only; they are drained when it ends.
@@ -297,6 +299,9 @@ class App(Generic[S]):
     async def invoke(self, state: S | Mapping[str, Any] | None = None, **options: Any) -> S:
         """Run to the end and return the final state; takes the options of ``start``.
 
+        A run that pauses with a question returns its state so far; who expects questions looks at ``run.status``
+        (``run = app.start(…)``).
+
         *Cancellation*: cancelling this call cancels the run, and waits for it.
 
         Raises:
@@ -382,6 +387,10 @@ class App(Generic[S]):
         session_id: str | None = None,
         after: int | None = None,
         filter: EventFilter | Predicate | None = None,
+        capacity: int | None = None,
+        overflow: Overflow = "drop_oldest",
+        on_lag: OnLag = "notice",
+        name: str | None = None,
         follow: bool = False,
     ) -> EventStream:
         """Watch all runs of this app, one session, or one run; before, during and after.
@@ -399,6 +408,8 @@ class App(Generic[S]):
             after: a bus position, or with ``run_id`` a ``run_seq``; 0 from the first that is held. ``None``: live
                 from now; with ``run_id`` from the run's start. With a log, what memory forgot comes from there, also
                 of runs of other processes and earlier ones.
+            filter, capacity, overflow, on_lag, name: as of ``EventHub.subscribe``. What is read from a log is never
+                lost to a slow reader, so there ``capacity`` and ``overflow`` have nothing to decide.
             follow: with ``run_id``, go on when the run pauses or is interrupted.
 
         A stream of everything or of a session ends when the app closes.
@@ -412,23 +423,53 @@ class App(Generic[S]):
             position = 0 if after is None else after
             lane = bus.lane(run_id)
             if self._log is not None and (lane is None or not lane.holds(position)):
-                return self._from_log(self._log, run_id, position, filter, follow)
-            return bus.awaited_lane(run_id).subscribe(after=position, filter=filter, follow=follow)
+                return self._from_log(self._log, run_id, position, filter, on_lag, name, follow)
+            return bus.awaited_lane(run_id).subscribe(
+                after=position, filter=filter, capacity=capacity, overflow=overflow, on_lag=on_lag, name=name,
+                follow=follow,
+            )  # fmt: skip
         if session_id is not None:
             wanted, inner = EventFilter(session_id=session_id), filter
             filter = wanted if inner is None else (lambda event: wanted(event) and inner(event))
-            return bus.subscribe(after=after, filter=filter, unbounded=True)
-        return bus.subscribe(after=after, filter=filter)
+        return bus.subscribe(
+            after=after, filter=filter, capacity=capacity, overflow=overflow, on_lag=on_lag, name=name,
+            unbounded=session_id is not None and capacity is None,
+        )  # fmt: skip
+
+    def run(self, run_id: str) -> InvocationHandle[S]:
+        """Another handle of a run that is live here, by its id.
+
+        Raises:
+            RunNotFoundError: no such run is live in this app. ``event_stream(run_id=…)`` watches any.
+        """
+        with self._lock:
+            execution = self._live.get(run_id)
+        if execution is None:
+            raise RunNotFoundError(run_id)
+        return InvocationHandle(execution, asked=True)
+
+    def runs(self) -> tuple[InvocationHandle[S], ...]:
+        """Handles of the runs that are live here."""
+        with self._lock:
+            live = tuple(self._live.values())
+        return tuple(InvocationHandle(execution, asked=True) for execution in live)
 
     def _from_log(
-        self, log: EventLog, run_id: str, after: int, filter: EventFilter | Predicate | None, follow: bool
+        self,
+        log: EventLog,
+        run_id: str,
+        after: int,
+        filter: EventFilter | Predicate | None,
+        on_lag: OnLag,
+        name: str | None,
+        follow: bool,
     ) -> EventStream:
         """A run's past from the log, and then its present: of this process or another, also after that one died."""
         check_id("run_id", run_id)
         if type(after) is not int or after < 0:
             raise InvalidPositionError(after, 0)
         hub = ReplayHub(run_id, after)
-        stream = hub.stream(filter, "notice", f"log of {run_id}")
+        stream = hub.stream(filter, on_lag, name or f"log of {run_id}")
 
         async def last() -> int:
             return await log.last_position(run_id)

@@ -70,6 +70,8 @@ class Attempt:
         """Answers to questions of nodes that ran before, by task, in call order."""
         self.acknowledge: Callable[[int], Awaitable[None]] | None = None
         """With a durable log: waits until it holds the run up to a position."""
+        self.can_pause = True
+        """Whether somebody remembers the run, so that a question can be answered later."""
         self.killed = False
         """The tasks of this attempt are being cancelled by us."""
         self._limit: asyncio.Semaphore | None = None

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from weavegraph.bus import RunEmitter
-from weavegraph.errors import EventInvalidError, LLMStreamClosedError
+from weavegraph.errors import EventInvalidError, LLMStreamClosedError, SessionError
 from weavegraph.events import DiagnosticEvent, Event, LLMPhase, NodeEvent, check_id
 from weavegraph.runtime._attempt import Attempt
 from weavegraph.runtime._cancel import CancelToken
@@ -211,7 +211,8 @@ class NodeContext(Generic[S, D]):
 
         The first time, the attempt ends as ``paused`` when the rest of the step has finished. After
         ``app.resume(session_id, answer)`` this node runs again from its top, and gets the answers here, in the order
-        in which it asks: what comes before a question is done again, so keep it free of side effects.
+        in which it asks: what comes before a question is done again, so keep it free of side effects. Needs a
+        checkpointer; without one it raises ``SessionError``.
         """
         return self.interrupt_sync(question)
 
@@ -222,6 +223,11 @@ class NodeContext(Generic[S, D]):
         self._asked += 1
         if number < len(answers):
             return isolate(answers[number], weigh(answers[number]))
+        if not self._attempt.can_pause:
+            raise SessionError(
+                f"node {self.node_id!r} asks, and nothing remembers this run until it is answered: "
+                "compile(RuntimeConfig(checkpointer=…))"
+            )
         raise NodePaused((OpenQuestion(f"{key}:{number}", self.node_id, question, self.path),))
 
     # ── stopping ──────────────────────────────────────────────────────────────────────────────────

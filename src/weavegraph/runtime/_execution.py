@@ -54,6 +54,7 @@ class Execution:
             Attempt(lane, config, app._clock, token).conclude("interrupted", 0, None, "died")
             lane.reopen(lane.attempt + 1, lane.session_id)
         self.attempt = Attempt(lane, config, app._clock, token, deps=deps, tags=tags, observers=config.observers)
+        self.attempt.can_pause = checkpointer is not None and config.durability != "off"
         if self.recorder is not None:
             self.attempt.acknowledge = self.recorder.upto
         self.walk: Walk | None = None

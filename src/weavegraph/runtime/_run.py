@@ -28,21 +28,28 @@ class InvocationHandle(Generic[S]):
     for it. *Cancelling* ``await run`` cancels that wait, not the run.
     """
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, *, asked: bool = False) -> None:
         self._execution = execution
         # The app's own loop, when the run runs there: then blocking is safe from any thread but that one.
         self._own_loop: asyncio.AbstractEventLoop | None = None
-        self._asked = False
+        self._asked = asked
 
     # ── looking ───────────────────────────────────────────────────────────────────────────────────
 
     @property
     def run_id(self) -> str:
+        """The run's id."""
         return self._execution.lane.run_id
 
     @property
     def session_id(self) -> str:
+        """The id of the session that the run belongs to."""
         return self._execution.lane.session_id
+
+    @property
+    def position(self) -> int:
+        """The ``run_seq`` of the run's last event so far."""
+        return self._execution.lane.head
 
     @property
     def attempt(self) -> int:
