@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -195,7 +195,9 @@ class GraphBuilder(Generic[S]):
 
     def validate(self) -> tuple[str, ...]:
         """Every fault that ``compile`` would raise, as sentences; empty when there is none."""
-        graph = self._graph()
+        return self._faults_of(self._graph())
+
+    def _faults_of(self, graph: CompiledGraph) -> tuple[str, ...]:
         known = {*self._nodes, START, END}
         stray = [
             f"{kind} starts at {source!r}, which is no node: add_node({source!r}, …)"
@@ -213,10 +215,10 @@ class GraphBuilder(Generic[S]):
         """
         from weavegraph.runtime import App
 
-        found = self.validate()
+        graph = self._graph()
+        found = self._faults_of(graph)
         if found:
             raise CompileError(found)
-        graph = self._graph()
         graph.topological = topological_order(graph)
         return App(graph, config or self._config)
 
@@ -224,15 +226,15 @@ class GraphBuilder(Generic[S]):
         places = {name: index for index, name in enumerate(self._nodes)}
 
         def complete(plan: NodePlan, index: int) -> NodePlan:
-            edges = tuple(self._edges.get(plan.name, ()))
-            following = sorted((name for name in edges if name in places), key=places.__getitem__)
-            return dataclasses.replace(
-                plan,
-                index=index,
-                edges=edges,
-                following=tuple(Task(name) for name in following),
-                conditional=tuple(self._conditional.get(plan.name, ())),
-            )
+            plan = copy.copy(plan)
+            plan.index = index
+            plan.edges = tuple(self._edges.get(plan.name, ()))
+            plan.conditional = tuple(self._conditional.get(plan.name, ()))
+            following = [name for name in plan.edges if name in places]
+            if len(following) > 1:
+                following.sort(key=places.__getitem__)
+            plan.following = tuple([Task(name) for name in following])
+            return plan
 
         nodes = {name: complete(plan, places[name]) for name, plan in self._nodes.items()}
         return CompiledGraph(nodes, complete(NodePlan(START, _nothing, "sync", False), -1), self._schema, self._name)
