@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from weavegraph.errors import CheckpointConflictError, ConfigError, LogCorruptError
+from weavegraph.errors import CheckpointConflictError, ConfigError, LogCorruptError, StateError
 from weavegraph.protocols import CheckpointPage
 from weavegraph.state import Checkpoint, Finished, flatten, flatten_finished, with_finished
 from weavegraph.storage import Durability, Op, Schema, SqliteStore
@@ -32,7 +32,8 @@ CHECKPOINTS = Schema(
             " body BLOB NOT NULL, PRIMARY KEY (session_id, number)) STRICT",
             # Outputs of the step after a session's latest checkpoint.
             "CREATE TABLE checkpoint_finished(session_id TEXT NOT NULL, number INTEGER NOT NULL,"
-            " place INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (session_id, place)) STRICT",
+            " place INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,"
+            " PRIMARY KEY (session_id, place)) STRICT",
         ),
     ),
 )
@@ -78,7 +79,7 @@ class SqliteCheckpointer:
         return _Save(flatten(checkpoint), self._keep, str(self.store.path))
 
     async def add_finished(self, session_id: str, number: int, finished: Finished, /) -> None:
-        body = _encode(flatten_finished(finished))
+        body = _encoded(flatten_finished(finished), f"an output in session {session_id!r}")
         row = (session_id, number, finished.index, _crc(session_id, number, body), body)
 
         def add(connection: sqlite3.Connection) -> None:
@@ -168,7 +169,7 @@ class _Save:
 
     def __init__(self, checkpoint: Checkpoint, keep: int | None, place: str) -> None:
         self._checkpoint, self._keep, self._place = checkpoint, keep, place
-        self._body = _encode(checkpoint)
+        self._body = _encoded(checkpoint, f"checkpoint {checkpoint.number} of session {checkpoint.session_id!r}")
 
     def __call__(self, connection: sqlite3.Connection) -> None:
         checkpoint, body = self._checkpoint, self._body
@@ -209,6 +210,14 @@ def _load(place: str, session: str, number: int, crc: int, body: bytes) -> Check
         return _decoder.decode(body)
     except msgspec.MsgspecError as exc:
         raise LogCorruptError(place, f"checkpoint {number} of session {session!r} cannot be read: {exc}") from exc
+
+
+def _encoded(value: Checkpoint | Finished, what: str) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError as exc:
+        half = exc.object[exc.start : exc.end]
+        raise StateError(f"{what} cannot be saved: its text has half a character, {half!r}; replace it") from exc
 
 
 def _crc(session: str, number: int, body: bytes) -> int:
