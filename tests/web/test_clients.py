@@ -289,7 +289,7 @@ async def test_a_client_sees_each_event_once_through_restarts_of_the_server(tmp_
             except (OSError, asyncio.IncompleteReadError, IndexError, ValueError):
                 await asyncio.sleep(0.05)
             if restarts < 2 and outcome == "":
-                how = (signal.SIGKILL, signal.SIGKILL)[restarts]
+                how = (signal.SIGKILL, signal.SIGTERM)[restarts]
                 await asyncio.to_thread(served.stop, how)
                 restarts += 1
                 served = await asyncio.to_thread(

@@ -17,8 +17,9 @@ position → ``EventResponse`` or a WebSocket. Only loopback is served unless th
 
 try:
     import starlette as _starlette  # noqa: F401
-except ImportError as exc:  # pragma: no cover - depends on what is installed
-    raise ImportError("weavegraph.web needs Starlette and uvicorn: pip install 'weavegraph[web]'") from exc
+    import uvicorn as _uvicorn  # noqa: F401
+except ModuleNotFoundError as exc:  # pragma: no cover - depends on what is installed
+    raise ModuleNotFoundError("weavegraph.web needs Starlette and uvicorn: pip install 'weavegraph[web]'") from exc
 
 from weavegraph.web._app import WebApp, create_app, router
 from weavegraph.web._config import WebConfig

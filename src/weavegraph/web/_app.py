@@ -91,6 +91,9 @@ class WebApp:
         self._loop = asyncio.get_running_loop()
         with self._hearing_signals():
             try:
+                if self.config.resume:  # before anybody is served: who comes back finds the next attempt
+                    for run_id in await self.runs.resume_cut():
+                        _log.info("resumed run %r", run_id)
                 yield
             finally:
                 self.hub.end_streams()
@@ -145,6 +148,10 @@ class WebApp:
         scope = {**scope, "app": self}
         try:
             scope["weavegraph.principal"] = await self._gate.enter(scope, _path(scope))
+            if scope.get("method") == "OPTIONS":
+                await send({"type": "http.response.start", "status": 204, "headers": self._gate.preflight(scope)})
+                await send({"type": "http.response.body", "body": b""})
+                return
             await self._router(scope, receive, sending if scope["type"] == "http" else send)
         except Exception as exc:
             if started or scope["type"] != "http":

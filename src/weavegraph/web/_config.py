@@ -27,7 +27,8 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     *Runs.* ``on_disconnect``: what happens to a run when its last viewer left: ``"continue"``, ``"cancel"``, or
     seconds after which it is cancelled unless somebody came back; a start request may choose for itself. ``deps``:
-    ``ctx.deps`` of runs that are started here, a function of the ``RequestContext``.
+    ``ctx.deps`` of runs that are started here, a function of the ``RequestContext``. ``resume``: when the server
+    starts, go on with the runs of the log that were stopped or died with it; for the only server of a log.
 
     *Bounds.* ``max_streams`` of the server, ``max_streams_each`` of one principal, ``max_body_bytes`` of a request.
     ``heartbeat``: silence after which a comment is sent. ``send_timeout``: after that a client that takes nothing is
@@ -44,6 +45,7 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
     page: bool = True
     on_disconnect: str | float = "continue"
     deps: Any = None
+    resume: bool = False
     max_streams: int = 10_000
     max_streams_each: int = 100
     max_body_bytes: int = 1024 * 1024

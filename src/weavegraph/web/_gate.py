@@ -139,6 +139,17 @@ class Gate:
             (b"vary", b"Origin"),
         ]
 
+    def preflight(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """The headers with which pages of allowed origins may post; they ask before."""
+        headers = self.cors(scope)
+        if headers and headers[0][0] == b"access-control-allow-origin":
+            headers += [
+                (b"access-control-allow-methods", b"GET, POST"),
+                (b"access-control-allow-headers", b"content-type, authorization, last-event-id"),
+                (b"access-control-max-age", b"600"),
+            ]
+        return headers
+
     def _check_bind(self, scope: Scope) -> None:
         """A server that somebody else started may be bound to the world."""
         config = self._config

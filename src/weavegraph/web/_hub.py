@@ -92,6 +92,9 @@ class StreamHub:
             if viewer is not None:
                 self._viewers.discard(viewer)
                 self._rechecks.pop(viewer, None)
+                if not self._viewers and self._ticker is not None:
+                    self._ticker.cancel()
+                    self._ticker = None
                 if self.on_viewers is not None and run_id is not None and viewer.ending != "shutdown":
                     self.on_viewers(run_id, -1)
             if feed is not None:

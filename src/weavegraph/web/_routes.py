@@ -68,10 +68,10 @@ class Routes:
             Route("/openapi.json", self.openapi),
             Route("/asyncapi.json", self.asyncapi),
             Route("/events.d.ts", self.typescript),
-            Route("/{path:path}", self.preflight, methods=["OPTIONS"]),
         ]
         if self._web.config.page:
             found += [Route(f"/{name}", self.page) for name in _PAGE_FILES]
+            found += [Route("/favicon.ico", self.no_icon)]
         return found
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────────
@@ -196,19 +196,14 @@ class Routes:
     async def typescript(self, request: Request) -> Response:
         return Response(typescript(), media_type="text/plain; charset=utf-8", headers=self._headers(request))
 
-    async def preflight(self, request: Request) -> Response:
-        """Pages of allowed origins ask before they post."""
-        headers = self._headers(request)
-        if "access-control-allow-origin" in headers:
-            headers["access-control-allow-methods"] = "GET, POST"
-            headers["access-control-allow-headers"] = "content-type, authorization, last-event-id"
-            headers["access-control-max-age"] = "600"
-        return Response(status_code=204, headers=headers)
-
     async def page(self, request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
         text = files("weavegraph.web._page").joinpath(name or "index.html").read_bytes()
         return Response(text, media_type=_PAGE_FILES[name], headers=_PAGE_HEADERS)
+
+    async def no_icon(self, request: Request) -> Response:
+        """Browsers ask for one whatever a page says."""
+        return Response(status_code=204, headers={"cache-control": "max-age=86400"})
 
     # ── shared ────────────────────────────────────────────────────────────────────────────────────
 

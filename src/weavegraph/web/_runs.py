@@ -21,6 +21,7 @@ from weavegraph.errors import (
     WeavegraphError,
 )
 from weavegraph.events import Event
+from weavegraph.protocols import LoggedRun
 from weavegraph.runtime import App, InvocationHandle
 from weavegraph.state import OpenQuestion
 from weavegraph.web._config import WebConfig, check_policy
@@ -127,30 +128,43 @@ class Runs:
         return await self._enter(handle, grace, request.principal)
 
     async def resume_cut(self) -> list[str]:
-        """Go on with every run that the log holds and whose last attempt has no end; returns their ids.
+        """Go on with every run of the log that was stopped or died with its server; returns their ids.
 
-        Only for the one server of a log: a run that another process drives is taken from it.
+        Their next attempts are in the log when this returns. Only for the one server of a log: a run that another
+        process drives is taken from it.
         """
         found: list[str] = []
         log = durable_log(self._app)
         if log is None or self._app.checkpointer is None:
             return found
         for run in await log.runs(limit=1000):
-            if run.outcome is None:
-                with contextlib.suppress(WeavegraphError):
+            with contextlib.suppress(WeavegraphError):
+                if await self._was_cut(run):
                     owner = (await self._first(run.run_id)).owner
                     tags = () if owner is None else (_OWNER + owner,)
                     self._adopt(self._app.resume(run.session_id, tags=tags), self._grace(None), owner)
+                    await self._logged(run.run_id, run.last_position + 1)
                     found.append(run.run_id)
         return found
+
+    async def _was_cut(self, run: LoggedRun) -> bool:
+        if run.outcome in (None, "interrupted"):
+            return True
+        if run.outcome != "cancelled":
+            return False
+        last = await self._last(run.run_id, run.last_position)
+        return last is not None and last.metadata.get("code") == "app_closed"
+
+    async def _logged(self, run_id: str, position: int) -> None:
+        """Wait until the log holds a run of this process up to a position, or the run gave up."""
+        log, known = durable_log(self._app), self._known[run_id]
+        while log is not None and known.handle.status == "running" and await log.last_position(run_id) < position:
+            await asyncio.sleep(0.002)
 
     async def _enter(self, handle: InvocationHandle[Any], grace: float | None, who: Principal) -> RunInfo:
         run_id = handle.run_id
         self._adopt(handle, grace, None if who == ANYBODY else who.name)
-        if (log := durable_log(self._app)) is not None:
-            # What is told here must hold for every other server of this log: the first event is there.
-            while handle.status == "running" and not await log.last_position(run_id):
-                await asyncio.sleep(0.002)
+        await self._logged(run_id, 1)  # what is told here holds for every other server of this log
         return await self.info(run_id)
 
     def _adopt(self, handle: InvocationHandle[Any], grace: float | None, owner: str | None) -> None:

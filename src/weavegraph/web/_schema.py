@@ -27,7 +27,7 @@ FRAMES = {
     "gap": "events are lost to this client: metadata has count, first_seq, last_seq, or reason=epoch; no id",
     "shutdown": "the server ends: come back with the last id; no id",
     "reauth": "the caller is no longer known; no id",
-    "error": "the stream broke: code; no id",
+    "broken": "the stream broke: code; no id",
 }
 
 
@@ -162,7 +162,7 @@ def asyncapi(root: str = "") -> dict[str, Any]:
     for name, meaning in FRAMES.items():
         kind = {"node": "NodeEvent", "llm": "LLMStreamingEvent"}.get(name, "DiagnosticEvent")
         payload: dict[str, Any] = {"$ref": f"#/components/schemas/{kind}"}
-        if name in ("shutdown", "reauth", "error"):
+        if name in ("shutdown", "reauth", "broken"):
             payload = {"type": "object", "properties": {"code": {"type": "string"}}}
         messages[name] = {"name": name, "summary": meaning, "contentType": "application/json", "payload": payload}
     references = {name: {"$ref": f"#/components/messages/{name}"} for name in messages}

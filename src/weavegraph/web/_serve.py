@@ -123,7 +123,6 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     log: str | None = None,
-    resume: bool = False,
     token: str | None = None,
     log_level: str = "warning",
     **settings: Any,
@@ -134,7 +133,6 @@ def serve(
 
     Args:
         app_path: ``MODULE:APP``, or an app. log: ``sqlite:runs.db``; also keeps checkpoints unless the app says where.
-        resume: go on with runs that were cut; for the only server of that log.
         token: what callers must show as bearer, or as the page's cookie. settings: of ``WebConfig``.
 
     Raises:
@@ -153,9 +151,6 @@ def serve(
             await asyncio.sleep(0.01)
         if server.started:
             print(f"serving {web.app.graph.name!r} on {server.address}/", flush=True)
-            if resume:
-                for run_id in await web.runs.resume_cut():
-                    print(f"resumed run {run_id}", flush=True)
         await serving
 
     with contextlib.suppress(KeyboardInterrupt):

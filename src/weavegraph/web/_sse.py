@@ -5,7 +5,7 @@
     listener ──http.disconnect──▶ viewer.end("gone")
     loop:  viewer.next() ──bytes of whole frames──▶ send, watched by the hub's clock
 
-The way it ends: after the run's last event (``over``), with a ``shutdown``, ``reauth`` or ``error`` frame (without an
+The way it ends: after the run's last event (``over``), with a ``shutdown``, ``reauth`` or ``broken`` frame (without an
 id: the client comes back to where it was), or without a word when the client left or took nothing (``stalled``).
 """
 
@@ -42,7 +42,7 @@ def farewell(viewer: Viewer) -> tuple[str, bytes] | None:
         return viewer.ending, b"{}"
     if viewer.ending == "failed":
         code = viewer.failure.code if viewer.failure is not None else "internal"
-        return "error", f'{{"code":"{code}"}}'.encode()
+        return "broken", f'{{"code":"{code}"}}'.encode()
     return None
 
 
