@@ -1,9 +1,34 @@
-"""KEEPS and CARRIES the events of runs after memory forgot them: in memory, in SQLite; and a log as a sink."""
+"""KEEPS and CARRIES the events of runs after memory forgot them: in memory, in SQLite, in Redis, and from log to log.
 
+``RedisLog`` and ``RedisStreamSink`` are in ``weavegraph.log.redis_streams`` (extra ``redis``).
+"""
+
+from weavegraph.log._copy import CopyProgress, CopyReport, copy_log
 from weavegraph.log._memory import MemoryLog
 from weavegraph.log._opening import open_log
+from weavegraph.log._outbox import DeadLetters, Outbox, OutboxStats, ResendReport, with_outboxes
+from weavegraph.log._outbox_store import Cursor, Letter, MemoryOutboxStore, OutboxStore, SqliteOutboxStore
 from weavegraph.log._retention import Retention
 from weavegraph.log._sink import LogSink
 from weavegraph.log.sqlite import SqliteLog
 
-__all__ = ["LogSink", "MemoryLog", "Retention", "SqliteLog", "open_log"]
+__all__ = [
+    "CopyProgress",
+    "CopyReport",
+    "Cursor",
+    "DeadLetters",
+    "Letter",
+    "LogSink",
+    "MemoryLog",
+    "MemoryOutboxStore",
+    "Outbox",
+    "OutboxStats",
+    "OutboxStore",
+    "ResendReport",
+    "Retention",
+    "SqliteLog",
+    "SqliteOutboxStore",
+    "copy_log",
+    "open_log",
+    "with_outboxes",
+]

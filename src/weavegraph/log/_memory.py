@@ -53,11 +53,18 @@ class MemoryLog:
         Raises:
             LogFencedError, LogHoleError, EventInvalidError: see ``SqliteLog.append``.
         """
+        return self._add(run_id, events, False)
+
+    async def publish(self, run_id: str, events: Sequence[Event], /, *, after: int = 0) -> int:
+        """As ``append``, but a run that is not there may begin behind a gap, when nothing is known to be before it."""
+        return self._add(run_id, events, not after)
+
+    def _add(self, run_id: str, events: Sequence[Event], anywhere: bool) -> int:
         self._check_open()
         batch = tuple(events)
         check_batch(run_id, batch)
         with self._lock:
-            last = self._append(run_id, batch)
+            last = self._append(run_id, batch, anywhere)
             if batch and self._retention:
                 self._retain()
         self._notices.tell((run_id,))
@@ -125,7 +132,7 @@ class MemoryLog:
         self._closed = True
         self._notices.tell_all()
 
-    def _append(self, run_id: str, batch: tuple[Event, ...]) -> int:
+    def _append(self, run_id: str, batch: tuple[Event, ...], anywhere: bool) -> int:
         run = self._runs.get(run_id)
         record = None if run is None else run.record
         known = held(record, batch)
@@ -136,7 +143,7 @@ class MemoryLog:
                 if at >= 0 and to_json(run.events[at]) != to_json(event):
                     raise fenced(run.record, batch[-1])
         if known < len(batch):
-            check_writer(run_id, record, batch, known)
+            check_writer(run_id, record, batch, known, anywhere=anywhere)
             new = [admit(event, reserved=True)[0] for event in batch[known:]]
             sizes = [len(to_json(event)) for event in new]
             record = advance(record, new, sum(sizes))

@@ -76,6 +76,7 @@ class Server:
     def __init__(self, driver: Driver, place: str, timeout: float) -> None:
         self.place, self.timeout, self.pid, self.users = place, timeout, os.getpid(), 0
         self.notices = Notices()
+        self.outages = 0  # exchanges that failed by the connection
         self.indexed: set[str] = set()  # keys of runs whose index entry this process has seen
         self._driver = driver
         self._thread = LoopThread("weavegraph-redis")
@@ -140,6 +141,12 @@ class Server:
     def abandon(self) -> None:
         """The same, for who cannot wait."""
         self._stopped = True
+        if self._thread.loop is not None:
+            with contextlib.suppress(RuntimeError):  # the interpreter exits
+                self._thread.submit(self._close_and_end())
+
+    async def _close_and_end(self) -> None:
+        await self._close()
         self._thread.stop(0.0)
 
     async def _close(self) -> None:
@@ -159,6 +166,7 @@ class Server:
             try:
                 return await self._exchange(commands, deadline - clock())
             except self._driver.faults as exc:
+                self.outages += 1
                 failures += 1
                 pause = _AGAIN.delay(failures)
                 if clock() + pause >= deadline:
@@ -220,6 +228,7 @@ class Server:
                     commands = [command for write in batch for command in write.commands]
                     answers = await self._exchange(commands, self.timeout)
                 except self._driver.faults as exc:
+                    self.outages += 1
                     failures += 1
                     pause = _AGAIN.delay(failures)
                     self._put_back(batch, clock() + pause, exc)
@@ -325,6 +334,7 @@ class Server:
                     if connection is not None:
                         await self._discard(connection)
                     connection, failures = None, failures + 1
+                    self.outages += 1
                     self._waits = None
                     await asyncio.sleep(_AGAIN.delay(failures))
                     continue

@@ -102,8 +102,10 @@ def held(record: RunRecord | None, events: Sequence[Event]) -> int:
     return min(max(record.last - events[0].run_seq + 1, 0), len(events))
 
 
-def check_writer(run_id: str, record: RunRecord | None, events: Sequence[Event], known: int) -> None:
-    """Whether the events behind the first ``known`` may be written.
+def check_writer(
+    run_id: str, record: RunRecord | None, events: Sequence[Event], known: int, *, anywhere: bool = False
+) -> None:
+    """Whether the events behind the first ``known`` may be written; ``anywhere``: a run may begin behind a gap.
 
     Raises:
         LogFencedError: another writer owns the run. LogHoleError: positions are missing before them.
@@ -115,7 +117,7 @@ def check_writer(run_id: str, record: RunRecord | None, events: Sequence[Event],
         if attempt < record.attempt or (attempt == record.attempt and (last.epoch or "") != record.epoch):
             raise fenced(record, last)
     end = 0 if record is None else record.last
-    if first.run_seq != end + 1:
+    if first.run_seq != end + 1 and not (anywhere and record is None):
         raise LogHoleError(run_id, first.run_seq, end)
 
 

@@ -157,6 +157,11 @@ class RedisLog:
         """Connect now, so that a fault shows here and not with the first event."""
         await self._call(("PING",))
 
+    @property
+    def outages(self) -> int:
+        """How often the connection failed, of all handles of this process on this server."""
+        return 0 if self._server is None else self._server.outages
+
     # ── writing ───────────────────────────────────────────────────────────────────────────────────
 
     async def append(self, run_id: str, events: Sequence[Event], /) -> int:
@@ -281,6 +286,7 @@ class RedisLog:
     async def retain(self) -> int:
         """Apply the retention now; returns how many events went."""
         gone = 0
+        self._open()
         while self.retention:
             records = [record async for record in self._records() if record.events]
             cut = 0
@@ -308,17 +314,23 @@ class RedisLog:
 
     def _added(self, server: Server, count: int, finished: bool) -> None:
         self._since_retained += count
-        if self.retention and (finished or self._since_retained >= RETAIN_EVERY):
+        busy = self._retaining is not None and not self._retaining.done()
+        if self.retention and (finished or self._since_retained >= RETAIN_EVERY) and not busy:
             self._since_retained = 0
-            if self._retaining is None or self._retaining.done():
-                self._retaining = server.beside(self._retain_quietly())
+            self._retaining = server.beside(self._retain_quietly())
 
     async def _retain_quietly(self) -> int:
+        gone = 0
         try:
-            return await self.retain()
+            while True:
+                before, self._since_retained = self._since_retained, 0
+                gone += await self.retain()
+                if not before and not self._since_retained:  # nothing came while it looked
+                    return gone
         except LogError as exc:
-            _log.warning("the retention of %s waits for a later look: %s", self._place, exc)
-            return 0
+            if not isinstance(exc, LogClosedError):
+                _log.warning("the retention of %s waits for a later look: %s", self._place, exc)
+            return gone
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────
 

@@ -131,6 +131,11 @@ class SqliteLog:
         (last,) = await self.store.submit(self.appending(run_id, events))
         return int(last)
 
+    async def publish(self, run_id: str, events: Sequence[Event], /, *, after: int = 0) -> int:
+        """As ``append``, but a run that is not there may begin behind a gap, when nothing is known to be before it."""
+        (last,) = await self.store.submit(_Append(self, run_id, tuple(events), anywhere=not after))
+        return int(last)
+
     def appending(self, run_id: str, events: Sequence[Event], /) -> Op:
         """The same as an operation, to be committed together with others: ``store.submit(log.appending(…), save)``."""
         return _Append(self, run_id, tuple(events))
@@ -272,8 +277,8 @@ class SqliteLog:
 class _Append:
     """``append`` as an operation of the store."""
 
-    def __init__(self, log: SqliteLog, run_id: str, events: tuple[Event, ...]) -> None:
-        self.about, self._log, self._events = run_id, log, events
+    def __init__(self, log: SqliteLog, run_id: str, events: tuple[Event, ...], *, anywhere: bool = False) -> None:
+        self.about, self._log, self._events, self._anywhere = run_id, log, events, anywhere
 
     def __call__(self, connection: sqlite3.Connection) -> int:
         log, run_id, events = self._log, self.about, self._events
@@ -285,7 +290,7 @@ class _Append:
             self._compare(connection, key, record, events[:known])
         if known == len(events):
             return 0 if record is None else record.last
-        check_writer(run_id, record, events, known)
+        check_writer(run_id, record, events, known, anywhere=self._anywhere)
         new = events[known:]
         texts = [to_json(event) for event in new]
         first = new[0].run_seq
