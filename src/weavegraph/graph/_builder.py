@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -226,15 +225,24 @@ class GraphBuilder(Generic[S]):
         places = {name: index for index, name in enumerate(self._nodes)}
 
         def complete(plan: NodePlan, index: int) -> NodePlan:
-            plan = copy.copy(plan)
-            plan.index = index
-            plan.edges = tuple(self._edges.get(plan.name, ()))
-            plan.conditional = tuple(self._conditional.get(plan.name, ()))
-            following = [name for name in plan.edges if name in places]
+            edges = tuple(self._edges.get(plan.name, ()))
+            following = [name for name in edges if name in places]
             if len(following) > 1:
                 following.sort(key=places.__getitem__)
-            plan.following = tuple([Task(name) for name in following])
-            return plan
+            return NodePlan(
+                plan.name,
+                plan.call,
+                plan.mode,
+                plan.takes_context,
+                plan.retry,
+                plan.timeout,
+                plan.goto,
+                index,
+                edges,
+                tuple([Task(name) for name in following]),
+                tuple(self._conditional.get(plan.name, ())),
+                plan.graph,
+            )
 
         nodes = {name: complete(plan, places[name]) for name, plan in self._nodes.items()}
         return CompiledGraph(nodes, complete(NodePlan(START, _nothing, "sync", False), -1), self._schema, self._name)

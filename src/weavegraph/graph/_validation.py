@@ -11,7 +11,8 @@ __all__ = ["faults", "topological_order"]
 
 def faults(graph: CompiledGraph) -> tuple[str, ...]:
     """Every fault of the graph, all at once."""
-    return tuple(fault for rule in (_entry, _unknown, _dead_ends, _unreachable, _no_way_out, _endless) for fault in rule(graph))  # noqa: E501
+    rules = (_entry, _unknown, _dead_ends, _unreachable, _no_way_out, _endless)
+    return tuple(fault for rule in rules for fault in rule(graph))
 
 
 def _entry(graph: CompiledGraph) -> Iterator[str]:
@@ -52,7 +53,9 @@ def _unreachable(graph: CompiledGraph) -> Iterator[str]:
             reached.add(name)
             plan = graph.start if name == START else graph.nodes.get(name)
             if plan is not None:
-                waiting.extend(_targets(plan, graph))
+                if _goes_anywhere(plan):
+                    return
+                waiting.extend(_targets(plan))
     for name in graph.nodes:
         if name not in reached:
             yield f"node {name!r} is never reached: add an edge to it, or remove it"
@@ -60,17 +63,19 @@ def _unreachable(graph: CompiledGraph) -> Iterator[str]:
 
 def _no_way_out(graph: CompiledGraph) -> Iterator[str]:
     sources: dict[str, list[str]] = {}
+    waiting = [END]
     for plan in graph.nodes.values():
-        for target in _targets(plan, graph):
+        if _goes_anywhere(plan):
+            waiting.append(plan.name)
+        for target in _targets(plan):
             sources.setdefault(target, []).append(plan.name)
     leaving: set[str] = set()
-    waiting = [END]
     while waiting:
         name = waiting.pop()
         if name not in leaving:
             leaving.add(name)
             waiting.extend(sources.get(name, ()))
-    stuck = [plan.name for plan in graph.nodes.values() if plan.name not in leaving and any(_targets(plan, graph))]
+    stuck = [plan.name for plan in graph.nodes.values() if plan.name not in leaving and _targets(plan)]
     if stuck:
         yield f"from {', '.join(map(repr, stuck))} no edge leads to END: add_edge({stuck[-1]!r}, END)"
 
@@ -122,10 +127,13 @@ def _sorted(graph: CompiledGraph, *, through_commands: bool = False) -> list[str
     return done
 
 
-def _targets(plan: NodePlan, graph: CompiledGraph) -> Iterable[str]:
-    everywhere = (*graph.nodes, END) if plan.goto is None or any(edge.to is None for edge in plan.conditional) else ()
-    yield from plan.edges
-    for edge in plan.conditional:
-        yield from edge.to or ()
-    yield from plan.goto or ()
-    yield from everywhere
+def _targets(plan: NodePlan) -> tuple[str, ...]:
+    """The nodes that it names."""
+    if not plan.conditional and not plan.goto:
+        return plan.edges
+    named = [name for edge in plan.conditional for name in edge.to or ()]
+    return (*plan.edges, *named, *(plan.goto or ()))
+
+
+def _goes_anywhere(plan: NodePlan) -> bool:
+    return plan.goto is None or any(edge.to is None for edge in plan.conditional)
