@@ -45,8 +45,9 @@ def main(argv: list[str]) -> int:
     print("\n".join(f"- {line}" for line in where), flush=True)
     began = time.monotonic()
     for name in options.name or (PEERS if options.peers else OWN):
+        since = time.monotonic()
         tables = report.tables_of(_benchmark(name, options.long)(options.quick))
-        print(f"\n## {name}\n\n{report.markdown(tables)}", flush=True)
+        print(f"\n## {name}\n\n{report.markdown(tables)}\n\n{time.monotonic() - since:.0f} s", flush=True)
         if options.write:
             command = f"python -m benchmarks {name}{' --long' if options.long and name == 'scale' else ''}"
             report.write(name, command, where, tables)

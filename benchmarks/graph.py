@@ -18,7 +18,7 @@ from benchmarks.bare import walk
 from benchmarks.measure import Sample, Table, at_most, cpu_of, cpu_seconds, rounds
 from weavegraph import END, START, App, GraphBuilder, RuntimeConfig
 
-__all__ = ["chain", "chain_builder", "fan_out", "loop", "run"]
+__all__ = ["bare_chain", "bare_fan_out", "bare_loop", "chain", "chain_builder", "fan_out", "fan_out_app", "loop", "run"]
 
 Call = Callable[[], Awaitable[Any]]
 

@@ -17,7 +17,7 @@ from benchmarks.bare import streamed
 from benchmarks.measure import Table, at_least, at_most, cpu_of, cpu_seconds, rounds
 from weavegraph import END, START, App, EventBus, EventHub, GraphBuilder, NodeContext, node_message
 
-__all__ = ["app_of", "burst", "run", "watched"]
+__all__ = ["app_of", "bare_burst", "burst", "run", "watched"]
 
 
 class State(TypedDict):
@@ -53,6 +53,17 @@ def burst(events: int) -> Callable[[], Awaitable[Any]]:
     return lambda: watched(app, events)
 
 
+def bare_burst(events: int) -> Callable[[], Awaitable[Any]]:
+    async def put_all(put: Callable[[Any], None]) -> None:
+        for number in range(events):
+            put({"scope": "progress", "message": "item", "number": number})
+
+    async def call() -> None:
+        assert await streamed(put_all) == events
+
+    return call
+
+
 def run(quick: bool = False) -> list[Table]:
     count = 3 if quick else 7
     return [
@@ -74,10 +85,6 @@ def throughput(count: int, events: int) -> Table:
             await asyncio.sleep(0)
         return {"count": 1}
 
-    async def put_burst(put: Callable[[Any], None]) -> None:
-        for number in range(events):
-            put({"scope": "progress", "message": "item", "number": number})
-
     async def put_polite(put: Callable[[Any], None]) -> None:
         for number in range(events):
             put({"scope": "progress", "message": "item", "number": number})
@@ -87,7 +94,7 @@ def throughput(count: int, events: int) -> Table:
     found = rounds(
         {
             "burst": partial(cpu_of, burst(events), 1, events),
-            "bare burst": lambda: cpu_of(lambda: streamed(put_burst), 1, events),
+            "bare burst": partial(cpu_of, bare_burst(events), 1, events),
             "polite": lambda: cpu_of(lambda: watched(polite_app, events), 1, events),
             "bare polite": lambda: cpu_of(lambda: streamed(put_polite), 1, events),
         },
