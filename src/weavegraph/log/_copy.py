@@ -53,10 +53,10 @@ async def copy_log(
     """Copy ``runs`` (default: all, the one that began first before others) as far as they are now.
 
     *Order*: of each run, and of the beginnings of runs. *Again*: a second call copies what is missing; a run goes on
-    behind the target's last position, after checking that both hold the same event there. *Cancellation*, or a log that
-    goes away (``LogUnavailableError``): what was copied stays; do it again. A run of the same id with other events, or
-    one that is being written in the target, is refused and reported; the others are copied. Of a run whose beginning the
-    source has forgotten, the target believes that it started with its oldest event.
+    behind the target's last position, after checking that both hold the same event there. *Cancellation*, or a log
+    that goes away (``LogUnavailableError``): what was copied stays; do it again. A run of the same id with other
+    events, or one that is being written in the target, is refused and reported; the others are copied. Of a run whose
+    beginning the source has forgotten, the target believes that it started with its oldest event.
 
     Raises:
         RunNotFoundError: one of ``runs`` is not in the source. LogUnavailableError and other errors of reading.
