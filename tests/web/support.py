@@ -14,6 +14,7 @@ from weavegraph.web import WebApp, create_app
 from weavegraph.web._serve import Server
 
 PATIENCE = 10.0
+POLL = 0.005  # seconds between two looks at what other tasks and processes do
 _BREAKS = re.compile(rb"\r\n|\n|\r(?=[^\n])")  # a CR that ends a piece may be half of one
 
 
@@ -222,7 +223,7 @@ async def listening(web: WebApp, app: Any = None) -> AsyncIterator[Quiet]:
     task = asyncio.create_task(server.serve())
     while not server.started:
         assert not task.done()
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(POLL)
     try:
         yield server
     finally:
@@ -234,7 +235,7 @@ async def eventually(happens: Callable[[], bool], within: float = PATIENCE) -> N
     """Wait for what other tasks bring about."""
     async with asyncio.timeout(within):
         while not happens():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(POLL)
 
 
 class Gated:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import clause
-from tests.web.support import Client, Gated, Parser, chatty, eventually, serving
+from tests.web.support import POLL, Client, Gated, Parser, chatty, eventually, serving
 from weavegraph import RuntimeConfig
 from weavegraph.web import WebApp, create_app
 
@@ -87,7 +87,7 @@ async def test_who_does_not_read_is_given_up_and_nobody_else_notices() -> None:
 async def _a_byte_now_and_then(sock: socket.socket) -> None:
     sock.setblocking(False)
     while True:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(10 * POLL)
         try:
             if not sock.recv(1):
                 return
@@ -287,7 +287,7 @@ async def test_a_client_sees_each_event_once_through_restarts_of_the_server(tmp_
                         if restarts < 2 and count > 12:
                             break
             except (OSError, asyncio.IncompleteReadError, IndexError, ValueError):
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(10 * POLL)
             if restarts < 2 and outcome == "":
                 how = (signal.SIGKILL, signal.SIGTERM)[restarts]
                 await asyncio.to_thread(served.stop, how)
