@@ -55,7 +55,9 @@ def cpu_seconds() -> float:
     return time.process_time()
 
 
-def cpu_of(call: Callable[[], Awaitable[Any]], times: int = 1, units: int = 1) -> float:
+def cpu_of(
+    call: Callable[[], Awaitable[Any]], times: int = 1, units: int = 1, run: Callable[[Any], Any] = asyncio.run
+) -> float:
     """CPU seconds of one of ``units`` parts of ``call``, awaited ``times`` times in a loop that is running already."""
 
     async def measured() -> float:
@@ -64,7 +66,8 @@ def cpu_of(call: Callable[[], Awaitable[Any]], times: int = 1, units: int = 1) -
             await call()
         return cpu_seconds() - before
 
-    return asyncio.run(measured()) / times / units
+    spent: float = run(measured())
+    return spent / times / units
 
 
 # ── goals ────────────────────────────────────────────────────────────────────────────────────────────

@@ -33,6 +33,10 @@ SECTIONS = {
     "versions": "Other Pythons, another loop",
 }
 INTRODUCTION = """\
+---
+orphan: true
+---
+
 # Performance
 
 Measured, not promised. Every table names the command that prints it; run it and get your own. Contenders take turns in
@@ -45,7 +49,7 @@ The numbers belong to the commit that recorded them; one that has become faster 
 
 **bare** is a loop of supersteps written by hand, [shown below](#the-bare-loop): no error handling, no events, no
 cancellation, no bounds. It is the floor that asyncio sets, not something one would ship. The programs of the other
-libraries are shown [on their own page](programs.md). What a crash or a disk may cost stands in [the ledger](ledger.md).
+libraries are shown [on their own page](programs.md).
 
 `make bench` measures weavegraph · `make bench-peers` other libraries beside it · `python -m benchmarks scale` how costs
 grow. `--write` records into this folder.
@@ -104,7 +108,7 @@ def render() -> None:
             parts.append(_section(title, name, kept[name]))
     parts.append(f"## The bare loop\n\n```python\n{inspect.getsource(bare)}```\n")
     (PLACE / "README.md").write_text("\n".join(parts), encoding="utf-8")
-    programs = ["# The programs of the other libraries\n", PROGRAMS]
+    programs = ["---\norphan: true\n---\n\n# The programs of the other libraries\n", PROGRAMS]
     for module in peers.modules():
         programs.append(f"## {module.NAME}\n\n```python\n{module.source}```\n")
     (PLACE / "programs.md").write_text("\n".join(programs), encoding="utf-8")
