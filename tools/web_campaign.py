@@ -429,7 +429,7 @@ async def cycles(arguments: argparse.Namespace) -> dict[str, Any]:
 
     async def at_rest() -> dict[str, int]:
         until = time.monotonic() + 10
-        while (found := await server.stats())["streams"] and time.monotonic() < until:
+        while (await server.stats())["streams"] and time.monotonic() < until:
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.5)
         return await server.stats()

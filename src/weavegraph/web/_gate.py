@@ -34,6 +34,8 @@ __all__ = ["ANYBODY", "Auth", "Gate", "Principal", "bearer", "check_bind", "is_l
 COOKIE = "weavegraph_token"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _OPEN_PATHS = frozenset({"/live", "/ready"})
+_PAGE_PATHS = frozenset({"/", "/page.js", "/style.css", "/favicon.ico"})
+"""The built-in page, which tells nothing until it has a token."""
 _log = logging.getLogger("weavegraph.web")
 
 
@@ -102,7 +104,7 @@ class Gate:
         self._check_bind(scope)
         host = self._check_host(scope)
         self._check_origin(scope, host)
-        if self._config.auth is None or scope.get("method") == "OPTIONS":
+        if self._config.auth is None or scope.get("method") == "OPTIONS" or path in _PAGE_PATHS:
             return ANYBODY
         return await self.who(scope)
 
