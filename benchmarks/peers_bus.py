@@ -96,7 +96,8 @@ def fan_out(contenders: list[Any], burst: int, quick: bool) -> Table:
         calls = {}
         for peer in contenders:
             deliveries = min(wanted, getattr(peer, "MOST", wanted) // (4 if quick else 1))
-            events = max(burst, deliveries // size // burst * burst)
+            whole = min(burst, 16) if hasattr(peer, "MOST") else burst
+            events = max(whole, deliveries // size // whole * whole)
             if peer.PACKAGE != "bubus" or size < 1000:
                 calls[peer.NAME] = partial(once, peer, size, events, burst)
         found[size] = rounds(calls, count)
