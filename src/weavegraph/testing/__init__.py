@@ -7,12 +7,15 @@ from weavegraph.testing._checkpoint_kit import CheckpointerKit, DurableCheckpoin
 from weavegraph.testing._history import Given, History, Problem
 from weavegraph.testing._log_kit import CompactingLogKit, DurableLogKit, LogKit, logged
 from weavegraph.testing._proxy import Fault, FaultProxy
+from weavegraph.testing._sink_kit import BrokerSinkKit, DurableSinkKit, SinkKit
 
 __all__ = [
+    "BrokerSinkKit",
     "CheckpointerKit",
     "CompactingLogKit",
     "DurableCheckpointerKit",
     "DurableLogKit",
+    "DurableSinkKit",
     "Fault",
     "FaultProxy",
     "Given",
@@ -20,6 +23,7 @@ __all__ = [
     "KitState",
     "LogKit",
     "Problem",
+    "SinkKit",
     "checkpointed",
     "logged",
 ]
