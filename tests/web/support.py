@@ -216,8 +216,8 @@ async def serving(app: App[Any], **settings: Any) -> AsyncIterator[tuple[WebApp,
 
 
 @contextlib.asynccontextmanager
-async def listening(web: WebApp, app: Any = None) -> AsyncIterator[Quiet]:
-    server = Quiet(web, port=0, log_level="critical")
+async def listening(web: WebApp, app: Any = None, **options: Any) -> AsyncIterator[Quiet]:
+    server = Quiet(web, port=0, log_level="critical", **options)
     if app is not None:
         server.config.app = app
     task = asyncio.create_task(server.serve())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import clause
-from tests.web.support import POLL, Client, Gated, Parser, chatty, eventually, serving
+from tests.web.support import POLL, Client, Gated, Parser, chatty, eventually, listening, serving
 from weavegraph import RuntimeConfig
 from weavegraph.web import WebApp, create_app
 
@@ -126,6 +127,29 @@ async def _come_and_go(client: Client, run_id: str, when: int) -> None:
     if when == 3:
         await reader.readuntil(b"data: ")
     writer.transport.abort()
+
+
+async def test_half_a_request_is_not_waited_for_for_ever() -> None:
+    talk = Gated()
+    web = create_app(talk.app)
+    async with listening(web, head_timeout=0.1) as server:
+        client = Client(server.servers[0].sockets[0].getsockname()[1])
+        run_id = await client.start()
+        stream = await client.watch(run_id)  # a request that is whole may take as long as it likes
+        for whole, half in ((False, b""), (False, b"GET / HT"), (True, b"GET /li")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+            if whole:
+                writer.write(get(client.port, "/live"))
+                await reader.readuntil(b'"ok"}')
+            writer.write(half)
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionResetError):
+                    await reader.read()
+            writer.transport.abort()
+        assert web.hub.streams == 1
+        talk.say(None)
+        assert (await stream.rest())[-1].event == "end"
+        await client.aclose()
 
 
 async def test_a_slot_is_given_back_when_the_body_never_started() -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import msgspec
 
 from weavegraph.errors import (
+    NotCaughtUpError,
     RequestInvalidError,
     RunElsewhereError,
     RunNotFoundError,
@@ -156,9 +158,16 @@ class Runs:
         return last is not None and last.metadata.get("code") == "app_closed"
 
     async def _logged(self, run_id: str, position: int) -> None:
-        """Wait until the log holds a run of this process up to a position, or the run gave up."""
+        """Wait until the log holds a run of this process up to a position, or the run gave up.
+
+        Raises:
+            NotCaughtUpError: the log takes nothing; the run goes on.
+        """
         log, known = durable_log(self._app), self._known[run_id]
+        until = time.monotonic() + self._config.catch_up
         while log is not None and known.handle.status == "running" and await log.last_position(run_id) < position:
+            if time.monotonic() > until:
+                raise NotCaughtUpError(self._config.catch_up)
             await asyncio.sleep(0.002)
 
     async def _enter(self, handle: InvocationHandle[Any], grace: float | None, who: Principal) -> RunInfo:

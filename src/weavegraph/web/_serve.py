@@ -28,9 +28,11 @@ SEND_BUFFER = 128 * 1024
 class Server(uvicorn.Server):
     """Uvicorn whose end begins with the end of the streams: an open stream would keep it from ending."""
 
-    def __init__(self, web: WebApp, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
+    def __init__(
+        self, web: WebApp, *, host: str = "127.0.0.1", port: int = 8000, head_timeout: float = 10.0, **options: Any
+    ) -> None:
         check_bind(host, web.config)
-        self.web = web
+        self.web, self.head_timeout = web, head_timeout
         config = uvicorn.Config(
             web, host=host, port=port, timeout_graceful_shutdown=2, ws_max_size=64 * 1024,
             ws_per_message_deflate=False, server_header=False, proxy_headers=False,
@@ -46,7 +48,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         config = self.config
-        config.http_protocol_class = giving_up(config.http_protocol_class)  # type: ignore[arg-type, assignment]
+        kind: Any = config.http_protocol_class
+        config.http_protocol_class = watched(kind, self.head_timeout)
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -54,11 +57,12 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def giving_up(kind: type[Any]) -> type[Any]:
-    """An HTTP protocol of uvicorn whose connections can be given up at once.
+def watched(kind: type[Any], head_timeout: float) -> type[Any]:
+    """An HTTP protocol of uvicorn whose connections can be given up at once, and that waits for a request so long.
 
     An ASGI app can only stop sending; the server then waits for the client to take what was sent, which one that does
-    not read never does. The app finds ``abort`` in ``scope["extensions"]["weavegraph.connection"]``.
+    not read never does. The app finds ``abort`` in ``scope["extensions"]["weavegraph.connection"]``. A client that
+    sends half of a request, or none, is cut off after ``head_timeout`` seconds.
     """
 
     class Connection(kind):  # type: ignore[misc]
@@ -69,12 +73,38 @@ def giving_up(kind: type[Any]) -> type[Any]:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             super().connection_made(transport)
             app: ASGIApp = getattr(self, "app")  # noqa: B009 - of a class that is not known here
+            self._wg_transport, self._wg_asking = transport, 0
+            self._wg_timer: asyncio.TimerHandle | None = None
+            self._wg_expect()
 
             async def with_abort(scope: Scope, receive: Receive, send: Send) -> None:
+                self._wg_asking += 1
+                self._wg_heard()
                 scope.setdefault("extensions", {})["weavegraph.connection"] = {"abort": transport.abort}
-                await app(scope, receive, send)
+                try:
+                    await app(scope, receive, send)
+                finally:
+                    self._wg_asking -= 1
 
             self.app = with_abort
+
+        def data_received(self, data: bytes) -> None:
+            if not self._wg_asking and self._wg_timer is None:
+                self._wg_expect()
+            super().data_received(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._wg_heard()
+            super().connection_lost(exc)
+
+        def _wg_expect(self) -> None:
+            loop = asyncio.get_running_loop()
+            self._wg_timer = loop.call_later(head_timeout, self._wg_transport.abort)
+
+        def _wg_heard(self) -> None:
+            if self._wg_timer is not None:
+                self._wg_timer.cancel()
+                self._wg_timer = None
 
     return Connection
 
