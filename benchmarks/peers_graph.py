@@ -48,7 +48,7 @@ def run(quick: bool = False) -> list[Table]:
     parts = [
         workload(contenders, "chain", "Chain of 10, CPU µs per node", 10, count, repeats=10),
         workload(contenders, "chain", "Chain of 100, CPU µs per node", 100, count, least=50),
-        *([] if quick else [workload(contenders, "chain", "Chain of 1000, CPU µs per node", 1000, 2, skip=SUPERLINEAR)]),
+        *([] if quick else [long_chain(contenders)]),
         compiling(contenders, 100 if quick else 1000),
         workload(contenders, "fan_out", "Fan-out and in of 100, CPU µs per branch", 100, count, least=25),
         workload(contenders, "loop", "Loop of 200, a list growing, CPU µs per step", 200, count if quick else 3),
@@ -61,10 +61,18 @@ def run(quick: bool = False) -> list[Table]:
 
 
 def workload(
-    contenders: list[Any], name: str, title: str, size: int, count: int, *, repeats: int = 1, least: float | None = None,
+    contenders: list[Any],
+    name: str,
+    title: str,
+    size: int,
+    count: int,
+    *,
+    repeats: int = 1,
+    least: float | None = None,
     skip: tuple[str, ...] = (),
 ) -> Table:
-    calls = {peer.NAME: getattr(peer, name)(size) for peer in contenders if hasattr(peer, name) and peer.NAME not in skip}
+    able = [peer for peer in contenders if hasattr(peer, name) and peer.NAME not in skip]
+    calls = {peer.NAME: getattr(peer, name)(size) for peer in able}
     found = rounds({label: partial(cpu_of, call, repeats, size) for label, call in calls.items()}, count)
     result = Table(f"{title}, {count} rounds", ["contender", "µs", "× bare", "× weavegraph"])
     ours, bare = found["weavegraph"], found["bare"]
@@ -80,6 +88,10 @@ def workload(
     if skip:
         result.notes.append(f"Not run: {' and '.join(skip)}, whose cost per node grows with the chain.")
     return result
+
+
+def long_chain(contenders: list[Any]) -> Table:
+    return workload(contenders, "chain", "Chain of 1000, CPU µs per node", 1000, 2, skip=SUPERLINEAR)
 
 
 def compiling(contenders: list[Any], size: int) -> Table:

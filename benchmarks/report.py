@@ -148,7 +148,7 @@ def _section(title: str, name: str, entry: Mapping[str, Any]) -> str:
 def _summary(kept: Mapping[str, Any]) -> str:
     """Every row that has a target, in one table: met, and not met."""
     rows = [
-        (SECTIONS[name], made.title.split(",")[0], cells[0], goal.text, goal.met)
+        (SECTIONS[name], made.title.split(", ")[0], cells[0], goal.text, goal.met)
         for name in SECTIONS
         if name in kept
         for made in map(_restored, kept[name]["tables"])
