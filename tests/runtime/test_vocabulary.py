@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Annotated, Any, TypedDict
 
 import pytest
 
-from tests.support import StillClock, clause
+from tests.support import StillClock, clause, settle
 from weavegraph import (
     END,
     INVOCATION_END_SCOPE,
@@ -205,7 +206,24 @@ def fan(config: RuntimeConfig) -> App[State]:
     return builder.compile(config)
 
 
-@pytest.mark.parametrize("make", [looped, fan])
+def cut(config: RuntimeConfig) -> App[State]:
+    """One node fails, and its siblings are cancelled."""
+    builder = GraphBuilder(State)
+
+    async def fails(state: State) -> None:
+        await settle(3)
+        raise ValueError("here")
+
+    async def waits(state: State, ctx: NodeContext[State, None]) -> None:
+        ctx.emit_llm_chunk("half")
+        await asyncio.Event().wait()
+
+    for name in ("fails", *(f"waits-{number}" for number in range(8))):
+        builder.add_node(name, fails if name == "fails" else waits).add_edge(START, name).add_edge(name, END)
+    return builder.compile(config)
+
+
+@pytest.mark.parametrize("make", [looped, fan, cut])
 async def test_under_a_still_clock_and_counted_ids_the_events_are_the_same_byte_for_byte(make: Any) -> None:
     first = [event.to_json() for event in await record(make(still()))]
     assert len(first) > 10

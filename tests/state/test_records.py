@@ -37,6 +37,31 @@ def test_a_ladder_tells_what_where_and_why_and_nothing_that_a_terminal_obeys() -
     assert failure_of(ValueError()) is None
 
 
+def test_kind_tags_and_place_are_plain_text_too() -> None:
+    tags = ("\x1b[0m", "b")
+    record = ErrorRecord(when=WHEN, scope="node", kind="E\x1b[31m", message="m", node="n\x1b", step=1, tags=tags)
+    assert list(record.lines()) == [
+        "✗ E\\x1b[31m: m", "  at n\\x1b · step 1 · attempt None · 03:04:05", "  tags: \\x1b[0m, b",
+    ]  # fmt: skip
+
+
+def test_a_mark_is_of_the_attempt_that_raised_last_and_survives_what_refuses_it() -> None:
+    class Refuses(Exception):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError(name)
+
+    error = Refuses()
+    assert failure_of(error) is None
+    for attempt in (1, 2):
+        place = Failure(node="n", step=3, attempt=attempt, try_no=1, run_id="r")
+        mark_failure(error, place)
+        assert failure_of(error) == place
+        assert error.__notes__ == [f"in node 'n', step 3, attempt {attempt} of run 'r'"]
+
+
 def test_rich_prints_the_same_ladder() -> None:
     from io import StringIO
 

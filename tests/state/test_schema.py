@@ -253,6 +253,91 @@ def test_a_reducer_that_changes_its_argument_does_not_change_the_state_before() 
     assert (first.values["x"], second.values["x"]) == ([1], [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("value", "weight"),
+    [
+        ((1, "x"), 0),
+        ([1, (2,)], 1),
+        ([{"a": 1}, 2, {3}], 2),
+        ({"a": [{"b": 1}], "c": [1]}, 3),
+        ([[[[1]]]], DEEP),
+        ([(1, [2])], DEEP),
+    ],
+)
+def test_plain_containers_are_copied_level_by_level_and_nothing_of_them_is_shared(value: Any, weight: int) -> None:
+    assert weigh(value) == weight
+    copied = isolate(value, weight)
+    spoil(copied)
+    assert value == isolate(value, DEEP)
+    assert weight == 0 or copied != value
+
+
+def test_a_list_that_grows_is_as_deep_as_what_was_added() -> None:
+    schema = StateSchema.of(None)
+    state = schema.initial({"messages": [Message.user("a")]})
+    assert state.shared["messages"] == 1
+    state = merged(schema, state, ("n", {"messages": {"no": ["message"]}}))  # a single item
+    state = merged(schema, state, ("n", {"extra": {"a": [1]}}))
+    assert (state.shared["messages"], state.shared["extra"]) == (3, 2)
+    view = schema.view(state)
+    view["messages"][1]["no"].append("spoiled")
+    view["extra"]["a"].append("spoiled")
+    assert (state.values["messages"][1], state.values["extra"]) == ({"no": ["message"]}, {"a": [1]})
+
+
+def test_lists_that_are_added_are_as_deep_as_their_parts() -> None:
+    schema = StateSchema({"x": operator.add}, zeros={"x": list})
+    state = merged(schema, schema.initial({"x": [1]}), ("a", {"x": [{"n": 1}]}))
+    schema.view(state)["x"][1]["n"] = 2
+    assert (state.shared["x"], state.values["x"]) == (2, [1, {"n": 1}])
+
+
+def test_a_frozen_dataclass_with_a_field_that_is_not_set_can_be_weighed() -> None:
+    @dataclass(frozen=True)
+    class Half:
+        a: int
+        b: int = field(init=False)
+
+    assert weigh(Half(1)) == 0
+
+
+@dataclass
+class Last:
+    """A reducer without a hash."""
+
+    count: int
+
+    def __call__(self, current: list[int], update: list[int]) -> list[int]:
+        return [*current, *update][-self.count :]
+
+
+class Marked(TypedDict, total=False):
+    last: Annotated[list[int], Last, Last(2)]
+    plain: Annotated[int, Last]
+
+
+def test_a_reducer_may_be_an_object_without_a_hash_and_a_class_is_none() -> None:
+    schema = StateSchema.of(Marked)
+    assert schema.reducers == {"last": Last(2), "plain": None}
+    state = merged(schema, schema.initial({"last": [1], "plain": 1}), ("a", {"last": [2, 3], "plain": 2}))
+    assert state.values == {"last": [2, 3], "plain": 2}
+
+
+def test_a_reducer_that_raises_what_has_no_text_is_named() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+        __repr__ = __str__
+
+    def fails(current: Any, update: Any) -> Any:
+        raise Mute
+
+    schema = StateSchema({"x": fails}, zeros={"x": list})
+    with pytest.raises(StateError, match=r"raised on what a wrote: Mute: \(its text cannot be had\)"):
+        merged(schema, schema.initial({}), ("a", {"x": [1]}))
+
+
 def test_a_cycle_and_what_cannot_be_copied_are_taken_as_they_are() -> None:
     loop: list[Any] = []
     loop.append(loop)

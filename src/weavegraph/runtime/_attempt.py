@@ -259,6 +259,7 @@ class Attempt:
         metadata: dict[str, Any] = {"outcome": outcome, "step": step}
         if error is not None:
             metadata["error"] = describe(error)
+            code = code_of(error) if code is None else code
         if code is not None:
             metadata["code"] = code
         self.say(STREAM_END_SCOPE, outcome, metadata)

@@ -130,6 +130,8 @@ class Walk:
         tasks = self.frontier
         if self.step - self.base >= config.step_limit:
             raise StepLimitError(config.step_limit)
+        if attempt.killed or attempt.over:
+            raise asyncio.CancelledError  # a node of the step before took the cancellation for its own
         self.step += 1
         step = self.step
         attempt.step_started(tasks, step, self.path)
@@ -416,6 +418,8 @@ class Walk:
         path, place = (*self.path, plan.name), f"{self.place}{plan.name}[{self.step}:{context._index}]/"
         walk = Walk(inner, self.attempt, values, path=path, place=place)
         walk.written, context._inner = [], walk._contexts
+        me = asyncio.current_task()
+        asked = 0 if me is None else me.cancelling()
         await walk.enter()
         while not walk.done:
             try:
@@ -423,8 +427,8 @@ class Walk:
             except StepPaused as paused:
                 raise NodePaused(paused.questions) from None
             self.attempt.token.raise_if_cancelled()
-            if context._over:
-                raise asyncio.CancelledError  # left behind
+            if context._over or (me is not None and me.cancelling() > asked):
+                raise asyncio.CancelledError  # it was left behind, or its node took the cancellation for its own
         # Keys with a reducer in the parent get each write by itself; of the others only the last value counts.
         last = {key: value for key, value in walk.written if key in outer.reducers}
         return Writes(

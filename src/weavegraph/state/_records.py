@@ -44,7 +44,7 @@ def mark_failure(exc: BaseException, failure: Failure) -> None:
     before = failure_of(exc)
     if before is not None and (before.run_id, before.attempt) == (failure.run_id, failure.attempt):
         return
-    notes = getattr(exc, "__notes__", None)
+    notes = _own(exc).get("__notes__")
     kept = [note for note in notes if before is None or note != str(before)] if isinstance(notes, list) else []
     # Past the exception's own __setattr__: that of a frozen dataclass refuses.
     object.__setattr__(exc, _ATTRIBUTE, failure)
@@ -53,11 +53,14 @@ def mark_failure(exc: BaseException, failure: Failure) -> None:
 
 def failure_of(exc: BaseException) -> Failure | None:
     """Where in a run ``exc`` was raised; ``None`` if no node raised it."""
-    try:
-        found = getattr(exc, _ATTRIBUTE, None)
-    except Exception:  # its own __getattr__
-        return None
+    found = _own(exc).get(_ATTRIBUTE)
     return found if isinstance(found, Failure) else None
+
+
+def _own(exc: BaseException) -> dict[str, Any]:
+    """An exception's attributes, past its own ``__getattr__``."""
+    found: dict[str, Any] = object.__getattribute__(exc, "__dict__")
+    return found
 
 
 class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,325 @@
+"""Whatever a node or router raises is the run's failure and reaches who asked; what was found wrong with that."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.runtime.test_defects_steps import Context, State, chain, remembering, routed, says, side
+from tests.support import clause, settle
+from weavegraph import (
+    END,
+    START,
+    App,
+    Event,
+    GraphBuilder,
+    InvocationHandle,
+    RunCancelledError,
+    RuntimeConfig,
+    failure_of,
+)
+from weavegraph.errors import NodeCancelledError
+from weavegraph.runtime._attempt import Attempt, code_of, describe
+from weavegraph.runtime._scheduler import StepFailed
+
+
+async def ended(run: InvocationHandle[Any]) -> tuple[BaseException | None, list[Event]]:
+    """What a run raised, and its events."""
+    error: BaseException | None = None
+    try:
+        await run
+    except BaseException as exc:
+        error = exc
+    return error, [event async for event in run.events()]
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Rpc(Exception):
+    """As ``grpc.aio.AioRpcError``: ``code`` is a method."""
+
+    def code(self) -> int:
+        return 14
+
+
+class Trap(Exception):
+    @property
+    def code(self) -> str:
+        raise RuntimeError("no code")
+
+
+class Word(enum.StrEnum):
+    BUSY = "busy"
+
+
+def test_an_error_is_described_and_its_code_read_whatever_it_does() -> None:
+    class Coded(Exception):
+        def __init__(self, code: Any) -> None:
+            self.code = code
+
+    assert describe(Mute()) == "Mute: (its text cannot be had)"
+    assert [code_of(error) for error in (Mute(), Rpc(), Trap(), ValueError())] == [None] * 4
+    codes = ["word", 7, Word.BUSY, True, 2**64, None, ["x"], 1.5]
+    assert [code_of(Coded(code)) for code in codes] == ["word", 7, "busy", None, None, None, None, None]
+    assert type(code_of(Coded(Word.BUSY))) is str
+    assert StepFailed(Mute()).args == ()
+
+
+@clause("J1", "O3", "8.node_raises")
+@pytest.mark.parametrize("kind", [Mute, Rpc, Trap])
+@pytest.mark.parametrize("where", ["lone", "parallel", "router"])
+async def test_no_error_of_a_node_or_router_loses_itself_or_the_terminal_event(kind: Any, where: str) -> None:
+    async def fails(state: State) -> None:
+        raise kind
+
+    def router(state: State) -> str:
+        raise kind
+
+    if where == "router":
+        app: App[Any] = routed(router, a=says("a", []))
+    else:
+        app = chain(fails) if where == "lone" else side(fails, says("a", []))
+    async with app:
+        error, events = await ended(app.start({}))
+    assert type(error) is kind
+    assert events[-1].scope == "weavegraph.stream.end"
+    assert events[-1].metadata["outcome"] == "failed"
+    for event in events:
+        if event.scope in ("weavegraph.node.failed", "weavegraph.stream.end"):
+            assert "code" not in event.metadata
+            assert "left_out" not in event.metadata
+
+
+async def test_an_event_of_the_runtime_whose_metadata_json_does_not_know_keeps_the_rest() -> None:
+    async def node(state: State, ctx: Context) -> None:
+        attempt: Attempt = ctx._attempt
+        attempt.say("weavegraph.test", "hello", {"n": 1, "bad": object(), "f": float("nan")})
+
+    async with chain(node) as app:
+        _, events = await ended(app.start({}))
+    found = next(event for event in events if event.scope == "weavegraph.test")
+    assert (found.message, dict(found.metadata)) == (
+        "hello", {"n": 1, "left_out": "event refused: metadata.bad: object is not JSON; convert it to text, numbers, "
+                  "lists, mappings"},
+    )  # fmt: skip
+
+
+async def test_a_question_that_cannot_be_shown_is_asked_all_the_same() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    async def ask(state: State, ctx: Context) -> dict[str, Any]:
+        return {"x": await ctx.interrupt(Odd())}
+
+    async with chain(ask, config=remembering()) as app:
+        run = app.start({}, session_id="s")
+        await run
+        events = [event async for event in run.events()]
+        assert [e.metadata["question"] for e in events if e.scope == "weavegraph.node.paused"] == ["<Odd>"]
+        assert await app.resume("s", "yes") == {"x": "yes"}
+
+
+class Watching:
+    """An observer whose every hook does something else that it should not."""
+
+    @property
+    def on_run_started(self) -> Any:
+        raise ValueError("no hook")
+
+    def on_node_finished(self, *facts: Any) -> None:
+        raise asyncio.CancelledError
+
+    def on_run_finished(self, *facts: Any) -> None:
+        raise GeneratorExit
+
+
+async def test_an_observer_harms_nobody_whatever_it_raises(caplog: pytest.LogCaptureFixture) -> None:
+    async with chain(says("a", []), config=RuntimeConfig(observers=(Watching(),))) as app:
+        assert await app.invoke({}) == {"parts": ["a"]}
+    assert [record.args[1] for record in caplog.records if record.args] == [  # type: ignore[index]
+        "on_run_started", "on_node_finished", "on_run_finished",
+    ]  # fmt: skip
+
+
+# ── cancellations of others ───────────────────────────────────────────────────────────────────────
+
+
+def deadline_of_another() -> tuple[Any, App[Any]]:
+    """Something to await that ends as another run's cancellation."""
+
+    async def waits(state: State) -> None:
+        await asyncio.Event().wait()
+
+    app = chain(waits, config=RuntimeConfig(cancel_grace=0))
+
+    async def other(state: State) -> str:
+        run = app.start({})
+        run.cancel("theirs")
+        await run
+        return END
+
+    return other, app
+
+
+@clause("J1")
+@pytest.mark.parametrize("where", ["lone", "parallel", "sub", "router"])
+async def test_the_cancellation_of_another_run_is_a_failure_of_this_one(where: str) -> None:
+    other, inner = deadline_of_another()
+    if where == "router":
+        app = routed(other, a=says("a", []))
+    elif where == "sub":
+        builder = GraphBuilder(State)
+        app = builder.add_node("sub", chain(other)).add_edge(START, "sub").add_edge("sub", END).compile()
+    else:
+        app = chain(other) if where == "lone" else side(other, says("a", []))
+    async with app, inner:
+        run = app.start({})
+        error, events = await ended(run)
+    assert isinstance(error, RunCancelledError)
+    assert (error.reason, run.status) == ("theirs", "failed")
+    assert error.run_id != run.run_id
+    assert events[-1].metadata["outcome"] == "failed"
+    place = failure_of(error)
+    if where != "router":
+        assert place is not None
+        assert (place.run_id, place.node) == (run.run_id, "other")
+
+
+@clause("J1")
+async def test_a_router_that_raises_cancelled_error_by_itself_has_failed() -> None:
+    async def made_up(state: State) -> str:
+        raise asyncio.CancelledError
+
+    async with routed(made_up, a=says("a", [])) as app:
+        run = app.start({})
+        error, events = await ended(run)
+    assert isinstance(error, NodeCancelledError)
+    assert str(error).startswith("the router after 'a' raised CancelledError by itself")
+    assert (error.node, run.status, events[-1].metadata["code"]) == ("a", "failed", "node_cancelled")
+
+
+@clause("8.cancel", "J1")
+async def test_a_task_group_of_nothing_but_cancellations_is_one() -> None:
+    entered = asyncio.Event()
+
+    async def part(ctx: Context) -> None:
+        entered.set()
+        await ctx.cancel_token.wait()
+        ctx.raise_if_cancelled()
+
+    async def node(state: State, ctx: Context) -> None:
+        async with asyncio.TaskGroup() as outer:
+            async def inner() -> None:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(part(ctx))
+                    group.create_task(part(ctx))
+
+            outer.create_task(inner())
+
+    async with chain(node, config=RuntimeConfig(cancel_grace=1000)) as app:
+        run = app.start({})
+        await entered.wait()
+        run.cancel("enough")
+        with pytest.raises(RunCancelledError, match="enough"):
+            await run
+        assert run.status == "cancelled"
+
+
+@clause("D4")
+async def test_questions_in_a_task_group_pause_the_run() -> None:
+    async def node(state: State, ctx: Context) -> dict[str, Any]:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ctx.interrupt(question)) for question in ("one", "two")]
+        return {"parts": [task.result() for task in asked]}
+
+    async with chain(node, config=remembering()) as app:
+        run = app.start({}, session_id="s")
+        await run
+        assert (run.status, [question.question for question in run.questions]) == ("paused", ["one", "two"])
+        answers = {question.id: question.question.upper() for question in run.questions}
+        assert await app.resume("s", answers) == {"parts": ["ONE", "TWO"]}
+
+
+async def test_a_group_with_a_failure_in_it_is_the_nodes_failure_as_it_is() -> None:
+    async def node(state: State) -> None:
+        raise BaseExceptionGroup("mine", [asyncio.CancelledError(), ValueError("x")])
+
+    async with chain(node) as app:
+        error, _ = await ended(app.start({}))
+    assert isinstance(error, BaseExceptionGroup)
+    assert error.message == "mine"
+
+
+@clause("8.abort")
+async def test_no_step_follows_an_abort_that_a_node_took_for_its_own() -> None:
+    entered, ran = asyncio.Event(), list[str]()
+
+    async def swallows(state: State) -> None:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+
+    after = says("after", ran)
+    after.__name__ = "after"
+    async with chain(swallows, after, config=RuntimeConfig(cancel_grace=1000)) as app:
+        run = app.start({})
+        await entered.wait()
+        run.abort()
+        with pytest.raises(RunCancelledError, match="aborted"):
+            await run
+    await settle()
+    assert ran == []
+
+
+# ── marks ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@clause("J1")
+async def test_an_exception_that_is_raised_again_names_the_run_that_raised_it_last() -> None:
+    error = ValueError("shared")
+    error.add_note("mine")
+
+    async def a(state: State) -> None:
+        raise error
+
+    async def b(state: State) -> None:
+        raise error
+
+    for node, run_id in ((a, "one"), (b, "two")):
+        async with chain(node) as app:
+            run = app.start({}, run_id=run_id)
+            assert (await ended(run))[0] is error
+            place = failure_of(error)
+            assert place is not None
+            assert (place.node, place.run_id, run.errors[0].node) == (node.__name__, run_id, node.__name__)
+            assert error.__notes__ == ["mine", f"in node '{node.__name__}', step 1, attempt 1 of run '{run_id}'"]
+
+
+@clause("J1")
+async def test_an_exception_that_refuses_attributes_is_raised_and_marked() -> None:
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        n: int
+
+    async def node(state: State) -> None:
+        raise Frozen(1)
+
+    async with chain(node) as app:
+        error, _ = await ended(app.start({}, run_id="r"))
+    assert error == Frozen(1)
+    place = failure_of(error)
+    assert place is not None
+    assert place.node == "node"
+    assert error.__notes__ == ["in node 'node', step 1, attempt 1 of run 'r'"]
