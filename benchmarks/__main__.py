@@ -63,7 +63,7 @@ def _benchmark(name: str, long: bool) -> Callable[[bool], str | Sequence[Table]]
 def about(quick: bool) -> list[str]:
     """Where and how this was measured."""
     lines = [
-        f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release().split('-')[0]}",
+        f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release().split('-')[0]}{_load()}",
         f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})"
         f"{'' if _gil() else ', without the GIL'}, stock asyncio, "
         f"weavegraph {version('weavegraph')}, msgspec {version('msgspec')}",
@@ -83,6 +83,14 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _load() -> str:
+    """How busy the machine was when this began, with others' work too: ratios bear it, wall times less so."""
+    try:
+        return f", load average {os.getloadavg()[0]:.1f}"
+    except (AttributeError, OSError):
+        return ""
 
 
 def _gil() -> bool:
