@@ -401,7 +401,7 @@ async def cycles(arguments: argparse.Namespace) -> dict[str, Any]:
     server = Serving()
     await server.start()
     client = Client(server.port)
-    run_id = await client.start({"extra": {"words": 10**9, "pause": 0.05}})
+    run_id = await client.start({"extra": {"words": 10**9, "pause": 1.0}})
     path = f"/runs/{run_id}/events"
     kinds = [0] * 5
 
@@ -410,7 +410,7 @@ async def cycles(arguments: argparse.Namespace) -> dict[str, Any]:
         kinds[kind] += 1
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            request = f"GET {path}{rng.choice(['', '?after=0'])} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            request = f"GET {path}{rng.choice(['', '?after=0']) if kind != 3 else '?after=0'} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
             try:
                 writer.write(request[: rng.randrange(len(request))] if kind == 0 else request)
                 if kind >= 2:  # the answer began
