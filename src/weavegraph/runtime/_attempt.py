@@ -38,6 +38,9 @@ MAX_NAMES = 1000
 """Node names that one event lists; a step may have many more tasks."""
 MAX_ID = 128
 _MARK = re.compile(r"\.\.[0-9]+$")
+_NODE_SCOPES = {
+    what: f"weavegraph.node.{what}" for what in ("started", "finished", "failed", "retried", "skipped")
+}
 _GONE = "(its text cannot be had)"
 _log = logging.getLogger("weavegraph.runtime")
 
@@ -227,12 +230,12 @@ class Attempt:
         if duration is not None:
             metadata["duration"] = duration
         if error is None:
-            self.note(f"weavegraph.node.{what}", name, FrozenDict(metadata), name, step, path)
+            self._noted.append((_NODE_SCOPES[what], name, FrozenDict(metadata), name, step, path))
         else:
             metadata["error"] = error[:10_000]
             if code is not None:
                 metadata["code"] = code
-            self.say(f"weavegraph.node.{what}", error, metadata, node=name, step=step, path=path)
+            self.say(_NODE_SCOPES[what], error, metadata, node=name, step=step, path=path)
         if self._observers and what != "started":
             self.observe("on_node_finished", self.lane.run_id, name, step, what, duration or 0.0)
 

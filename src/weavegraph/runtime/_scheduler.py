@@ -144,18 +144,22 @@ class Walk:
                 running, skipped = self._skip(tasks, places)
         schema = graph.schema
         try:
-            if len(running) == 1:  # In the run's own task: saves about 20 µs for a task of its own.
+            if len(running) == 1:
                 outputs = [await self._run_lone(places[0], running[0])]
+                updates = [(f"node {running[0].node!r}", outputs[0].writes)]
             else:
                 outputs = await self._run_all(places, running)
-            updates = [(f"node {task.node!r}", output.writes) for task, output in zip(running, outputs, strict=True)]
+                names = (f"node {task.node!r}" for task in running)
+                updates = [(name, output.writes) for name, output in zip(names, outputs, strict=True)]
             try:
                 values, updated = schema.merge(self.values, updates)
             except BaseException:
                 self.finished = {}  # what cannot be merged is no output: the nodes have to run again
                 raise
             try:
-                frontier = await self._next(running, outputs, values)
+                frontier = self._straight_on(running, outputs)
+                if frontier is None:
+                    frontier = await self._next(running, outputs, values)
             except BaseException:
                 self.finished = dict(zip(places, outputs, strict=True))
                 raise
@@ -173,7 +177,7 @@ class Walk:
             self._contexts.clear()
         more = None if config.state_events == "off" else _state_event(config.state_events, updates, values)
         attempt.step_finished(tasks, step, self.path, more)
-        return StepOutcome(step, tuple(task.node for task in running), skipped, updated)
+        return StepOutcome(step, tuple([task.node for task in running]), skipped, updated)
 
     # ── running nodes ─────────────────────────────────────────────────────────────────────────────
 
@@ -190,6 +194,7 @@ class Walk:
         return tuple(tasks[place] for place in places), skipped
 
     async def _run_lone(self, index: int, task: Task) -> Output:
+        """The only task of a step, in the run's own task: saves about 20 µs for a task of its own."""
         if self.finished and index in self.finished:
             return self.finished[index]
         try:
@@ -438,12 +443,16 @@ class Walk:
 
     # ── going on ──────────────────────────────────────────────────────────────────────────────────
 
+    def _straight_on(self, tasks: tuple[Task, ...], outputs: list[Output]) -> tuple[Task, ...] | None:
+        """The next frontier, if it is that of one node's plain edges."""
+        if len(tasks) != 1:
+            return None
+        plan, output = self.graph.nodes[tasks[0].node], outputs[0]
+        straight = output.goto is None and not output.added and not plan.conditional
+        return plan.following if straight else None
+
     async def _next(self, tasks: tuple[Task, ...], outputs: list[Output], values: Values) -> tuple[Task, ...]:
         nodes = self.graph.nodes
-        if len(tasks) == 1:
-            plan, output = nodes[tasks[0].node], outputs[0]
-            if output.goto is None and not output.added and not plan.conditional:
-                return plan.following
         targets: list[Goto] = []
         for task, output in zip(tasks, outputs, strict=True):
             targets += await self._targets(nodes[task.node], output, values)
@@ -516,7 +525,7 @@ def _shut(future: asyncio.Task[Output]) -> None:
 
 
 def _since(began: float, monotonic: Callable[[], float]) -> float:
-    return round(monotonic() - began, 6)
+    return int((monotonic() - began) * 1e6 + 0.5) / 1e6  # as round(…, 6), which takes 0.6 µs more
 
 
 def _state_event(
