@@ -157,6 +157,12 @@ def test_a_command_that_cannot_be_carried_out_is_refused_where_it_is_made(make: 
     assert str(caught.value).startswith(words)
 
 
+def test_a_configuration_that_is_none_is_refused() -> None:
+    for give in (chain("a").compile, chain("a").with_runtime_config):
+        with pytest.raises(ConfigError, match="the configuration is a dict; give a RuntimeConfig"):
+            give({"step_limit": 3})  # type: ignore[arg-type]
+
+
 def test_retries_are_for_a_class_or_several_and_nothing_else() -> None:
     assert Retry(on=ValueError).on is ValueError
     assert Retry(on=(ValueError, KeyError)).tries == 3

@@ -142,6 +142,10 @@ async def test_a_command_takes_the_place_of_the_edges_and_an_append_adds_to_them
     assert await go(Send("d")) == ["d"]
     with pytest.raises(GraphError, match="wants to go to 'nowhere', which is no node; there are: b, c, d, a"):
         await go(Command(goto="nowhere"))
+    with pytest.raises(GraphError, match=r"wants to go to \['u'\], which is no node; there are: b, c, d, a"):
+        await go(Command(goto=Send(["u"])))  # type: ignore[arg-type]
+    with pytest.raises(GraphError, match=r"wants to go to \['c'\], which is no node"):
+        await go(Command(goto=[["c"]]))  # type: ignore[list-item]
     with pytest.raises(NodeOutputError, match="returned a set"):
         await go({1})
     with pytest.raises(StateError, match="the update of node 'a' is a int"):

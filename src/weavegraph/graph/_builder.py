@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from weavegraph.config import EventBusConfig, RuntimeConfig
-from weavegraph.errors import CompileError, EventInvalidError, GraphError
+from weavegraph.errors import CompileError, ConfigError, EventInvalidError, GraphError
 from weavegraph.events import check_id
 from weavegraph.graph._compiled import END, START, CompiledGraph, ConditionalEdge, NodePlan, Retry
 from weavegraph.graph._inspection import answers_of, check_router, names_of, plan_of
@@ -170,7 +170,7 @@ class GraphBuilder(Generic[S]):
 
     def with_runtime_config(self, config: RuntimeConfig) -> GraphBuilder[S]:
         """The configuration that ``compile()`` uses when it is given none."""
-        self._config = config
+        self._config = _checked(config)
         return self
 
     def with_event_bus_config(self, config: EventBusConfig) -> GraphBuilder[S]:
@@ -210,16 +210,17 @@ class GraphBuilder(Generic[S]):
         """Check everything and make an app. Needs no loop and starts nothing.
 
         Raises:
-            CompileError: names every fault, each with its remedy.
+            CompileError: names every fault, each with its remedy. ConfigError: ``config`` is no ``RuntimeConfig``.
         """
         from weavegraph.runtime import App
 
+        chosen = self._config if config is None else _checked(config)
         graph = self._graph()
         found = self._faults_of(graph)
         if found:
             raise CompileError(found)
         graph.topological = topological_order(graph)
-        return App(graph, config or self._config)
+        return App(graph, chosen)
 
     def _graph(self) -> CompiledGraph:
         places = {name: index for index, name in enumerate(self._nodes)}
@@ -246,6 +247,12 @@ class GraphBuilder(Generic[S]):
 
         nodes = {name: complete(plan, places[name]) for name, plan in self._nodes.items()}
         return CompiledGraph(nodes, complete(NodePlan(START, _nothing, "sync", False), -1), self._schema, self._name)
+
+
+def _checked(config: Any) -> RuntimeConfig:
+    if not isinstance(config, RuntimeConfig):
+        raise ConfigError(f"the configuration is a {type(config).__name__}; give a RuntimeConfig(…)")
+    return config
 
 
 def _nothing(state: Any) -> None:
