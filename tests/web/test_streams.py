@@ -136,6 +136,30 @@ async def test_a_position_ahead_of_this_servers_copy_is_waited_for(tmp_path: Pat
         assert answer.headers["retry-after"] == "1"
 
 
+class Lagging(SqliteLog):
+    """A server's copy of a log that has not got everything yet."""
+
+    shown: int | None = 3
+
+    async def last_position(self, run_id: str, /) -> int:
+        last = await super().last_position(run_id)
+        return last if self.shown is None else min(last, self.shown)
+
+
+@clause("10.ahead", "10.valid")
+async def test_a_position_that_arrives_in_time_is_served(tmp_path: Path) -> None:
+    async with serving(chatty(config=durable(tmp_path))) as (_, client):
+        run_id = await client.start()
+        frames = await (await client.watch(run_id)).rest()
+    log = Lagging(tmp_path / "runs.db")
+    async with serving(chatty(config=RuntimeConfig(log=log))) as (web, client):
+        opening = asyncio.create_task(client.watch(run_id, frames[6].id))
+        await eventually(lambda: web.hub.streams == 1)
+        log.shown = None
+        assert await (await opening).rest() == frames[7:]
+    await log.aclose()
+
+
 async def test_ids_are_on_event_frames_only_and_heartbeats_come_at_frame_borders() -> None:
     talk = Gated()
     async with serving(talk.app, heartbeat=0.02) as (_, client):

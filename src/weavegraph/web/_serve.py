@@ -21,7 +21,7 @@ from weavegraph.web._gate import Principal, bearer, check_bind
 
 __all__ = ["Server", "load", "serve"]
 
-SEND_BUFFER = 128 * 1024
+SEND_BUFFER = 64 * 1024
 """Bytes that the kernel keeps for a client that does not read; what bounds a thousand of them."""
 
 
