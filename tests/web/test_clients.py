@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import clause
-from tests.web.support import POLL, Client, Gated, Parser, chatty, eventually, listening, serving
+from tests.web.support import PATIENCE, POLL, Client, Gated, Parser, chatty, eventually, listening, serving
 from weavegraph import RuntimeConfig
 from weavegraph.web import WebApp, create_app
 
@@ -60,29 +60,35 @@ async def test_a_client_that_leaves_is_gone_within_a_tenth_of_a_second() -> None
 @clause("L7")
 async def test_who_does_not_read_is_given_up_and_nobody_else_notices() -> None:
     talk = Gated()
-    async with serving(talk.app, send_timeout=0.3, heartbeat=0.2) as (web, client):
+    async with (
+        serving(talk.app, send_timeout=1.0, heartbeat=0.2) as (web, client),
+        contextlib.AsyncExitStack() as after,
+    ):
         run_id = await client.start()
         path = f"/runs/{run_id}/events?after=0"
         others = [await client.watch(run_id) for _ in range(3)]
         before = tasks(), descriptors()
         never = [hostile(client.port, get(client.port, path)) for _ in range(3)]
         slow = hostile(client.port, get(client.port, path))
+        after.callback(lambda: [sock.close() for sock in (*never, slow)])
         await eventually(lambda: web.hub.streams == 7)
         word = "x" * 5000
         dawdling = asyncio.create_task(_a_byte_now_and_then(slow))
+        reading = [asyncio.create_task(_words(stream, 400)) for stream in others]
         for _ in range(400):  # 2 MB: more than kernels keep for them
             talk.say(word)
-        assert [await _words(stream, 400) for stream in others] == [400] * 3
+        assert await asyncio.gather(*reading) == [400] * 3
         await eventually(lambda: web.hub.streams == 3)  # the hostile ones are given up
         dawdling.cancel()
         await asyncio.wait([dawdling])
-        for sock in (*never, slow):
-            sock.close()
         talk.say(None)
         for stream in others:
             assert (await stream.rest())[-1].event == "end"
         await eventually(lambda: web.hub.streams == 0 and web.hub.feeds == 0)
-        await eventually(lambda: (tasks(), descriptors()) <= before)
+        after.pop_all()
+        for sock in (*never, slow):
+            sock.close()
+        await eventually(lambda: tasks() <= before[0] and descriptors() <= before[1])
 
 
 async def _a_byte_now_and_then(sock: socket.socket) -> None:
@@ -113,7 +119,7 @@ async def test_a_thousand_clients_come_and_go_and_nothing_is_left() -> None:
         for _ in range(20):
             await asyncio.gather(*(_come_and_go(client, run_id, rng.randrange(4)) for _ in range(50)))
         await eventually(lambda: (web.hub.streams, web.hub.feeds) == (0, 0))
-        await eventually(lambda: (tasks(), descriptors()) <= before)
+        await eventually(lambda: tasks() <= before[0] and descriptors() <= before[1])
         talk.say(None)
 
 
@@ -132,24 +138,30 @@ async def _come_and_go(client: Client, run_id: str, when: int) -> None:
 async def test_half_a_request_is_not_waited_for_for_ever() -> None:
     talk = Gated()
     web = create_app(talk.app)
-    async with listening(web, head_timeout=0.1) as server:
+    async with listening(web, head_timeout=1.0) as server:
         client = Client(server.servers[0].sockets[0].getsockname()[1])
         run_id = await client.start()
         stream = await client.watch(run_id)  # a request that is whole may take as long as it likes
-        for whole, half in ((False, b""), (False, b"GET / HT"), (True, b"GET /li")):
-            reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-            if whole:
-                writer.write(get(client.port, "/live"))
-                await reader.readuntil(b'"ok"}')
-            writer.write(half)
-            async with asyncio.timeout(5):
-                with contextlib.suppress(ConnectionResetError):
-                    await reader.read()
-            writer.transport.abort()
+        await asyncio.gather(
+            _half(client, False, b""), _half(client, False, b"GET / HT"), _half(client, True, b"GET /li")
+        )
         assert web.hub.streams == 1
         talk.say(None)
         assert (await stream.rest())[-1].event == "end"
         await client.aclose()
+
+
+async def _half(client: Client, whole: bool, half: bytes) -> None:
+    """Perhaps a request, then half of one; wait until the server hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    if whole:
+        writer.write(get(client.port, "/live"))
+        await reader.readuntil(b'"ok"}')
+    writer.write(half)
+    async with asyncio.timeout(PATIENCE):
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+    writer.transport.abort()
 
 
 async def test_a_slot_is_given_back_when_the_body_never_started() -> None:
