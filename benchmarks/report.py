@@ -41,8 +41,10 @@ orphan: true
 
 Measured, not promised. Every table names the command that prints it; run it and get your own. Contenders take turns in
 one run, so a ratio survives a slow or busy machine; absolute numbers do not travel. Costs are CPU time of the whole
-process unless a title says *wall*. Each contender's result is checked in every round: all events, in every reader's
-hands, the right state at the end.
+process unless a title says *wall*; cells are medians ± half the interquartile range, after an unmeasured round; a ratio
+is the median of the ratios of the rounds. Each contender's result is checked in every round: all events, in every
+reader's hands, the right state at the end. The record here was taken on a machine that was busy with other work; its
+load stands under the tables. Wall times suffer most from that, latency percentiles first.
 
 *Target* is what this project set itself, *met* whether the median recorded here reaches it. A **no** stays.
 The numbers belong to the commit that recorded them; one that has become faster since does not show it here.
@@ -106,6 +108,8 @@ def render() -> None:
     for name, title in SECTIONS.items():
         if name in kept:
             parts.append(_section(title, name, kept[name]))
+    if missing := [f"`python -m benchmarks {name} --write`" for name in SECTIONS if name not in kept]:
+        parts.append(f"## Not recorded yet\n\nThe commands that would: {', '.join(missing)}.\n")
     parts.append(f"## The bare loop\n\n```python\n{inspect.getsource(bare)}```\n")
     (PLACE / "README.md").write_text("\n".join(parts), encoding="utf-8")
     programs = ["---\norphan: true\n---\n\n# The programs of the other libraries\n", PROGRAMS]
@@ -141,7 +145,7 @@ def _section(title: str, name: str, entry: Mapping[str, Any]) -> str:
             drawn = svg.lines(made.title, made.curve.x, made.curve.y, made.curve.lines)
             (PLACE / f"{made.curve.name}.svg").write_text(drawn, encoding="utf-8")
             parts.append(f"![{made.title}]({made.curve.name}.svg)\n")
-        parts.append(f"`{entry['command']}`, {entry['taken']}: {'; '.join(entry['about'])}\n")
+        parts.append(f"`{entry['command']}`, {entry['taken']}: {'; '.join(entry['about'][:2])}\n")
     return "\n".join(parts)
 
 
