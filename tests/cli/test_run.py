@@ -151,6 +151,37 @@ def flood():
     assert done.out.count(" n: ") == 20_000
 
 
+@clause("D7")
+def test_what_cannot_be_opened_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "garbage.db").write_text("no database")
+    for url, sentence in (("sqlite:none/r.db", "cannot be created"), ("sqlite:garbage.db", "is not a database")):
+        for option in ("--log", "--checkpointer"):
+            done = cli("run", f"{FLOWS}:app", TEA, option, url, cwd=tmp_path)
+            assert (done.code, done.out) == (1, "")
+            assert sentence in done.err and done.err.count("\n") == 1
+
+
+def test_a_log_that_does_not_take_the_run_is_told_and_makes_it_fail(tmp_path: Path) -> None:
+    (tmp_path / "ailing.py").write_text(
+        "from tests.cli.flows import writing\n"
+        "from weavegraph import RuntimeConfig\n"
+        "from weavegraph.errors import LogUnavailableError\n"
+        "from weavegraph.log import MemoryLog\n"
+        "from weavegraph.runtime import _execution\n"
+        "_execution.SINK_GRACE = 0.2\n"
+        "class Ailing(MemoryLog):\n"
+        "    async def append(self, run_id, events, /):\n"
+        "        if events[-1].run_seq > 5: raise LogUnavailableError('the log', 'disk full')\n"
+        "        return await super().append(run_id, events)\n"
+        "def app():\n"
+        "    return writing().compile(RuntimeConfig(log=Ailing()))\n"
+    )
+    done = cli("run", "ailing:app", TEA, cwd=tmp_path)
+    assert done.code == 1
+    assert "the log does not hold what follows position" in done.err
+    assert "16  run completed" in done.out
+
+
 # ── on a terminal ───────────────────────────────────────────────────────────────────────────────────
 
 

@@ -197,17 +197,18 @@ def paced(*seconds: float) -> list[Event]:
 
 def test_replay_keeps_the_pace_of_the_run(tmp_path: Path) -> None:
     written(tmp_path, paced(0.6, 1.2))
-    times = []
-    for speed in ("1x", "2x", "max", "0"):
+    for speed, least in (("1x", 1.7), ("2x", 0.8)):
         with started("replay", URL, "--speed", speed, cwd=tmp_path) as process:
             read_until(process, "kit: 1")
             began = time.monotonic()
-            finished(process)
-            times.append(time.monotonic() - began)
-    slow, twice, quick, zero = times
-    assert 1.7 < slow < 3.5
-    assert 0.8 < twice < slow - 0.4
-    assert quick < 0.8 > zero
+            assert finished(process).code == 0
+            assert time.monotonic() - began > least
+
+
+@pytest.mark.parametrize("speed", ["max", "0", "100000x"])
+def test_replay_need_not_take_long(tmp_path: Path, speed: str) -> None:
+    written(tmp_path, paced(3600, 3600))
+    assert cli("replay", URL, "--speed", speed, cwd=tmp_path).code == 0
 
 
 def test_replay_shows_the_same_as_tail(tmp_path: Path) -> None:
@@ -221,9 +222,7 @@ def test_replay_rests_only_a_moment_between_attempts(tmp_path: Path) -> None:
         logged("r", 4, 4, attempt=2, epoch="e2")[0], timestamp=first[-1].timestamp + timedelta(days=3)
     )
     written(tmp_path, first, ended([later]))
-    began = time.monotonic()
     assert cli("replay", URL, cwd=tmp_path).code == 0
-    assert time.monotonic() - began < 8
 
 
 # ── runs ────────────────────────────────────────────────────────────────────────────────────────────

@@ -50,6 +50,10 @@ def run(app: App[Any], given: Any, *, session: str | None, resume: bool, as_json
 async def _run(app: App[Any], given: Any, session: str | None, resume: bool, as_json: bool) -> int:
     screen, failure = Screen.out(), None
     async with app:
+        for keeper in (app.log, app.checkpointer):  # what cannot be opened is told before anything has run
+            start = getattr(keeper, "start", None)
+            if start is not None:
+                await start()
         handle = _begin(app, given, session, resume)
         printer = _Printer(handle, app.log, screen, as_json, asyncio.get_running_loop())
         printer.start()
@@ -66,6 +70,8 @@ async def _run(app: App[Any], given: Any, session: str | None, resume: bool, as_
             _conclude(handle, failure, app, screen, as_json)
     if signals.exit_code is not None and handle.status == "cancelled":
         return signals.exit_code
+    if printer.unkept:
+        return 1
     return {"completed": 0, "paused": PAUSED}.get(handle.status, 1)
 
 
@@ -102,6 +108,8 @@ class _Printer:
         self._failure: BaseException | None = None
         self.broken = False
         """Nobody reads the output any more."""
+        self.unkept = False
+        """The log did not take all of the run."""
 
     def start(self) -> None:
         self._thread.start()
@@ -137,8 +145,7 @@ class _Printer:
         self._tell(lambda: self._ready.set_result(ready))
         screen = self._screen
         lines = Lines(width=screen.width, color=screen.color, unicode=screen.unicode)
-        events = self._run.events(name="terminal") if self._log is None else held(self._run, self._log, over)
-        async for event in events:
+        async for event in self._run.events(name="terminal") if self._log is None else self._held(self._log, over):
             if self._json:
                 screen.json(event.to_json())
             else:
@@ -146,39 +153,48 @@ class _Printer:
         if not self._json:
             screen.write(lines.close())
 
+    async def _held(self, log: EventLog, over: asyncio.Event) -> AsyncIterator[Event]:
+        """The run's events, each once the log holds it; what an ailing log does not take comes when the run is over."""
+        run, position, last_look = self._run, 0, False
+        while not last_look:
+            last_look = over.is_set()
+            with contextlib.suppress(WeavegraphError):
+                async for event in patient(log.follow(run.run_id, position), over):
+                    position = event.run_seq or position
+                    if (event.attempt or 1) != run.attempt:
+                        continue  # of earlier attempts
+                    yield event
+                    if event.scope == STREAM_END_SCOPE:
+                        return
+            await asyncio.sleep(0.02)  # the end of an earlier attempt is the last that the log holds: ours is to come
+        self.unkept = True
+        say(f"the log does not hold what follows position {position}")
+        async for event in run.events(after=position, name="terminal"):
+            yield event
 
-async def held(run: InvocationHandle[Any], log: EventLog, over: asyncio.Event) -> AsyncIterator[Event]:
-    """The run's events, each once the log holds it; what an ailing log does not take follows when the run is over."""
-    position, ended = 0, asyncio.ensure_future(over.wait())
-    kept = log.follow(run.run_id, 0)
+
+async def patient(events: AsyncIterator[Event], over: asyncio.Event) -> AsyncIterator[Event]:
+    """``events``, until none has come for a while after it was ``over``."""
+    ended = asyncio.ensure_future(over.wait())
     try:
         while True:
-            coming: asyncio.Future[Event] = asyncio.ensure_future(anext(kept))  # type: ignore[arg-type]
-            await asyncio.wait((coming, ended), return_when=asyncio.FIRST_COMPLETED)
+            coming: asyncio.Future[Event] = asyncio.ensure_future(anext(events))  # type: ignore[arg-type]
+            await asyncio.sleep(0)  # lets it begin, and end if the event is there already
+            if not coming.done():
+                await asyncio.wait((coming, ended), return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
                 await asyncio.wait((coming,), timeout=PATIENCE)
             if not coming.done():
                 coming.cancel()
-                break
+                await asyncio.wait((coming,))
+                return
             try:
-                event = coming.result()
-            except (StopAsyncIteration, WeavegraphError):
-                break
-            position = event.run_seq or position
-            if (event.attempt or 1) < run.attempt and event.scope != STREAM_END_SCOPE:
-                continue  # of earlier attempts
-            if event.attempt == run.attempt or event.metadata.get("code") == "died":
-                yield event
-            if event.scope == STREAM_END_SCOPE and event.attempt == run.attempt:
+                yield coming.result()
+            except StopAsyncIteration:
                 return
     finally:
         ended.cancel()
-        with contextlib.suppress(Exception):
-            await kept.aclose()  # type: ignore[attr-defined]
-    await over.wait()
-    say(f"the log does not hold what follows position {position}")
-    async for event in run.events(after=position, name="terminal"):
-        yield event
+        await events.aclose()  # type: ignore[attr-defined]
 
 
 # ── its end ─────────────────────────────────────────────────────────────────────────────────────────
