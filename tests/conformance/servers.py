@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["RedisServer", "binaries", "need_binary", "running"]
+__all__ = ["RedisServer", "binaries", "free_port", "need_binary", "running"]
 
 
 def binaries() -> dict[str, str]:
@@ -49,7 +49,7 @@ class RedisServer:
     def __init__(self, binary: str, *options: str, durable: bool = True) -> None:
         self._binary, self._options, self._durable = binary, options, durable
         self.folder = Path(tempfile.mkdtemp(prefix="weavegraph-redis-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -138,7 +138,7 @@ def _packed(words: Sequence[object]) -> bytes:
     return b"".join(parts)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below 32768, where the system gives no connection a port while the server is down, and a cluster's second port
     has room."""
     for _ in range(1000):

