@@ -14,8 +14,9 @@ function watch(id, each, over) {
     source.onerror = async () => {
       if (source.readyState !== EventSource.CLOSED) return; // the browser comes back by itself, to where it was
       const answer = await fetch(`runs/${id}`).catch(() => null); // it gave up: 204 at the end, or 4xx, 5xx
-      const status = answer && answer.ok ? (await answer.json()).status : "unknown";
-      if (["completed", "failed", "cancelled"].includes(status)) over(status);
+      const run = answer && answer.ok ? await answer.json() : {};
+      const ended = ["completed", "failed", "cancelled"].includes(run.status);
+      if (ended && run.last_id === last) over(run.status);
       else setTimeout(open, 1000);
     };
   }

@@ -74,6 +74,7 @@ function show(id) {
   $("events").replaceChildren();
   $("answers").replaceChildren();
   $("questions").hidden = true;
+  say("connecting");
   mark();
   watch(watched);
   doing(() => look(watched))();
@@ -89,7 +90,7 @@ function watch(run) {
     if (source.readyState !== EventSource.CLOSED) return say("reconnecting", true);
     run.source = null; // 204, everything was read; or refused, for now or for good
     look(run).then(
-      (told) => over(told.status) ? say("over") : setTimeout(() => watch(run), 1000),
+      (told) => over(told.status) && told.last_id === run.last ? say("over") : setTimeout(() => watch(run), 1000),
       (error) => { say(error.message, true); setTimeout(() => watch(run), 2000); },
     );
   };
