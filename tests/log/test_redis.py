@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from tests.conformance.servers import RedisServer, free_port, need_binary, running
 from tests.support import StillClock, clause
-from weavegraph import EventBus, EventBusConfig, SinkConfig, node_message
+from weavegraph import END, START, EventBus, EventBusConfig, GraphBuilder, SinkConfig, node_message
 from weavegraph.bus import Lane, RetryPolicy
 from weavegraph.config import RuntimeConfig
 from weavegraph.errors import (
@@ -38,7 +38,7 @@ from weavegraph.errors import (
     PermanentSinkError,
 )
 from weavegraph.events import GAP_SCOPE, Event
-from weavegraph.log import MemoryLog, Outbox, Retention, SqliteLog, _redis_server, copy_log, open_log
+from weavegraph.log import MemoryLog, Outbox, Retention, SqliteLog, _redis_server, copy_log, open_log, with_outboxes
 from weavegraph.log.redis_streams import RedisLog, RedisStreamSink, sink_from_url, tls_sink_from_url
 from weavegraph.sinks import MemorySink, make_sink, register_sink
 from weavegraph.testing import FaultProxy, logged
@@ -731,10 +731,41 @@ async def test_copies_go_both_ways(log: RedisLog, tmp_path: Any) -> None:
     await here.aclose()
 
 
+@clause("X1", "X3", "X4", "S1")
+async def test_the_runs_of_an_app_arrive_though_the_server_was_away_all_the_time(tmp_path: Path) -> None:
+    with running(durable=True) as server:
+        log = SqliteLog(tmp_path / "e.db", durability="relaxed")
+        (sink,) = with_outboxes(log, [RedisStreamSink(f"{server.url}?timeout=1")])
+        server.stop()
+        builder = GraphBuilder()
+
+        @builder.node
+        async def work(state: Any, ctx: Any) -> dict[str, Any]:
+            for n in range(200):
+                ctx.emit("work", str(n))
+                await asyncio.sleep(0)
+            return {}
+
+        builder.add_edge(START, "work")
+        builder.add_edge("work", END)
+        app = builder.compile(RuntimeConfig(log=log, event_bus=EventBusConfig(sinks=(sink,))))
+        for n in range(3):
+            run = app.start({}, run_id=f"run-{n}")
+            await asyncio.wait_for(run.join(), 20)
+        server.start()
+        report = await app.event_bus.flush(timeout=30)
+        assert report.complete
+        reader = RedisLog(server.url)
+        for n in range(3):
+            assert await collected(reader.follow(f"run-{n}")) == await collected(log.read(f"run-{n}"))
+            assert (await read(reader, f"run-{n}"))[-1] > 200
+        await reader.aclose()
+        await app.aclose()
+        await log.aclose()
+
+
 @clause("X5", "D9")
 async def test_an_app_may_have_it_as_its_log(server: RedisServer, prefix: str) -> None:
-    from weavegraph import END, START, GraphBuilder
-
     builder = GraphBuilder()
 
     @builder.node
