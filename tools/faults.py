@@ -179,7 +179,7 @@ FAULTS = (
         """                    try:
                         self._make_room(seq, extra, self._ask(seq, extra, reserved))
                     except BackpressureError:
-                        ring.slots[seq % ring.size] = self._stamp(event, seq)
+                        ring.slots[seq % ring.size] = replace(event, seq=seq)
                         ring.head = seq
                         raise
 """,
@@ -219,7 +219,7 @@ FAULTS = (
     Fault(
         "nested: an emit inside of an emit is not looked for, in a hub",
         BUS + "_hub.py",
-        "if ring.head + 1 == seq and seq <= self._limit:",
+        "if ring.head == head and seq <= self._limit:",
         "if seq <= self._limit:",
         CLOSE,
     ),

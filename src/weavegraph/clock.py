@@ -7,24 +7,26 @@ from datetime import UTC, datetime
 
 __all__ = ["SystemClock"]
 
+_time = time.time
+
 
 class SystemClock:
     """The machine's clocks. ``now()`` is aware UTC with a resolution of one millisecond."""
 
-    __slots__ = ("_at", "_now")
+    __slots__ = ("_last",)
 
     def __init__(self) -> None:
-        self._at = -1.0
-        self._now = datetime.now(UTC)
+        self._last = (0.0, 0.0, datetime.now(UTC))  # from, until, and the stamp of that millisecond
 
     def now(self) -> datetime:
         # datetime.now(UTC) costs 480 ns, time.time() 70: events of one millisecond share a stamp.
-        # Threads may race here; each writes a pair that was true within the same millisecond.
-        at = time.time()
-        if not 0.0 <= at - self._at < 0.001:
-            self._now = datetime.fromtimestamp(at, UTC)
-            self._at = at
-        return self._now
+        at = _time()
+        since, until, now = self._last
+        if since <= at < until:
+            return now
+        now = datetime.fromtimestamp(at, UTC)
+        self._last = (at, at + 0.001, now)
+        return now
 
     def monotonic(self) -> float:
         return time.monotonic()

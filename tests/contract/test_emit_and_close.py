@@ -508,7 +508,7 @@ def test_whatever_happens_inside_of_making_room_is_kept(what: str, monkeypatch: 
     hub = EventHub(capacity=100)
     streams = [hub.subscribe(after=0, capacity=1000)]
     inner: list[int] = []
-    real = hub._living
+    real = hub._heeded
     acted: list[int] = []
 
     def interrupted() -> list[object]:
@@ -523,7 +523,7 @@ def test_whatever_happens_inside_of_making_room_is_kept(what: str, monkeypatch: 
                 hub.close()
         return found  # type: ignore[return-value]
 
-    monkeypatch.setattr(hub, "_living", interrupted)
+    monkeypatch.setattr(hub, "_heeded", interrupted)
     outer: list[int] = []
     try:
         for _ in range(300):

@@ -63,15 +63,23 @@ async def test_cancelling_a_receive_at_any_of_its_awaits_loses_nothing(how: str)
 async def test_what_happens_between_looking_and_parking_wakes_the_reader(how: str, what: str) -> None:
     hub = EventHub()
     stream = hub.subscribe()
-    look, looked = stream._poll, itertools.count()
+    poll, arm, looked = stream._poll, stream._arm, itertools.count()
 
-    def poll() -> Any:
-        found = look()
-        if found is None and next(looked) == 0:  # seen nothing, about to park: now it comes
+    def now() -> None:
+        if next(looked) == 0:  # it has seen nothing, and is about to park
             fill(hub, 1) if what == "an event" else hub.close()
+
+    def looks() -> Any:
+        found = poll()
+        if found is None and how == "blocking":
+            now()
         return found
 
-    stream._poll = poll  # type: ignore[method-assign]
+    def arms() -> Any:
+        now()
+        return arm()
+
+    stream._poll, stream._arm = looks, arms  # type: ignore[method-assign]
     if how == "blocking":
         receive = asyncio.wait_for(_in_thread(stream.blocking().recv), 5)
     else:

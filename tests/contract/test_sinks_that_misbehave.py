@@ -210,7 +210,7 @@ def test_a_sink_that_blocks_does_not_keep_the_interpreter() -> None:
     import weavegraph.bus._sinks as sinks
     sinks._drain_at_exit()
     spent = time.monotonic() - begun
-    print(1.0 < spent < 2.0, spent if not 1.0 < spent < 2.0 else "")
+    print(1.0 < spent < 3.0, spent if not 1.0 < spent < 3.0 else "")
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=30, check=False

@@ -286,9 +286,40 @@ def test_a_scope_that_is_no_text_is_refused_by_name(scope: object) -> None:
 
 
 def test_scopes_from_data_do_not_grow_what_is_remembered_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_admit, "_known_scopes", {f"known-{n}" for n in range(1024)})
+    for remembered in ("_known_scopes", "_known_nodes"):
+        monkeypatch.setattr(_admit, remembered, {f"known-{n}": "" for n in range(_admit.MAX_KNOWN)})
     assert check_scope("one more") == "one more"
-    assert len(_admit._known_scopes) == 1024
+    assert check_id("node_id", "one-more") == "one-more"
+    assert len(_admit._known_scopes) == len(_admit._known_nodes) == _admit.MAX_KNOWN
+
+
+def test_what_is_remembered_of_scopes_is_no_node_and_the_other_way_round() -> None:
+    assert check_scope("with a space") == "with a space"
+    assert check_id("node_id", "weavegraph.node") == "weavegraph.node"
+    for _ in range(2):
+        with pytest.raises(EventInvalidError, match="node_id"):
+            admit(node_message("with a space", "m", node_id="with a space"))
+        with pytest.raises(EventInvalidError, match="runtime's own"):
+            admit(node_message("weavegraph.node", "m", node_id="weavegraph.node"))
+
+
+@pytest.mark.parametrize("field", ["scope", "node_id"])
+@pytest.mark.parametrize("value", [[], {}, {1}, bytearray(b"a")])
+def test_what_cannot_be_looked_up_is_refused_by_the_name_of_its_field(field: str, value: object) -> None:
+    with pytest.raises(EventInvalidError) as caught:
+        admit(NodeEvent(**{"scope": "a", "message": "m", field: value}))  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+def test_a_text_of_another_class_that_equals_a_known_one_is_not_taken_for_it() -> None:
+    class Text(str):
+        pass
+
+    assert admit(node_message("scope", "m", node_id="node"))[0].node_id == "node"
+    with pytest.raises(EventInvalidError, match="is no scope"):
+        admit(node_message(Text("scope"), "m"))
+    with pytest.raises(EventInvalidError, match="node_id"):
+        admit(node_message("scope", "m", node_id=Text("node")))
 
 
 def test_frozen_metadata_is_taken_as_it_is_and_only_a_mapping_is_metadata() -> None:

@@ -128,6 +128,15 @@ class EventHub:
         name: for logs and metrics.
     """
 
+    # As for EventStream: more than 30 attributes need slots to be quick.
+    __slots__ = (
+        "__dict__", "__weakref__", "_alarm", "_budget", "_cancelled", "_capacity", "_charged", "_clock", "_closed",
+        "_ended", "_epoch", "_failure", "_forked", "_heed", "_limit", "_lock", "_now", "_on_first", "_past",
+        "_pins", "_plan",
+        "_producers", "_producers_elsewhere", "_refused_closed", "_refused_full", "_refused_invalid", "_resting",
+        "_ring", "_room_limit", "_stream_count", "_streams", "_unfinished", "_waiting", "_wakeups", "_warns",
+        "block_timeout", "max_bytes", "name",
+    )  # fmt: skip
     _depth = 0
 
     def __init__(
@@ -160,6 +169,7 @@ class EventHub:
         self._plan = 0  # counts what changes the decision
         self._wakeups = Wakeups()
         self._streams: dict[int, weakref.ref[EventStream]] = {}
+        self._heed: dict[int, weakref.ref[EventStream]] = {}
         self._ended: dict[int, weakref.ref[EventStream]] = {}  # closed, and still held by somebody
         self._stream_count = 0
         self._closed = self._forked = self._pins = False
@@ -199,23 +209,23 @@ class EventHub:
     def _accept(self, event: Event, *, reserved: bool = False, count: bool = True) -> Event:
         """Check, stamp and store one event; returns it stamped. ``reserved``: the runtime writes, never refused."""
         try:
-            event, extra = admit(event, reserved=reserved)
+            event, extra = admit(event, reserved)
         except (EventInvalidError, EventTooLargeError):
             with self._lock:
                 self._refused_invalid += 1
             raise
-        ring = self._ring
-        lock = self._lock
+        ring, lock = self._ring, self._lock
         # An RLock: a signal handler or __del__ that emits from inside this region comes before or after, in full.
         lock.acquire()
         try:
             while True:
-                seq = ring.head + 1
+                head = ring.head
+                seq = head + 1
                 if seq > self._limit or extra:
                     self._make_room(seq, extra, self._ask(seq, extra, reserved))
-                stamped = self._stamp(event, seq)
+                stamped = replace(event, seq=seq, epoch=self._epoch, timestamp=self._now())
                 # From the test to the last assignment there is no call: no signal handler can come between.
-                if ring.head + 1 == seq and seq <= self._limit:
+                if ring.head == head and seq <= self._limit:
                     ring.slots[seq % ring.size] = stamped
                     ring.head = seq
                     break
@@ -236,9 +246,6 @@ class EventHub:
             self._refused_closed += 1
         elif count:
             self._refused_full += 1
-
-    def _stamp(self, event: Event, seq: int) -> Event:
-        return replace(event, seq=seq, epoch=self._epoch, timestamp=self._now())
 
     async def _accept_async(self, event: Event) -> Event:
         try:
@@ -307,7 +314,7 @@ class EventHub:
                 pass  # no thread can be had: the next event tries again; `flush` tells
         self._finish_collected()
         number = self._plan
-        gates = [stream for stream in self._living() if stream._overflow != "drop_oldest"]
+        gates = [stream for stream in self._heeded() if stream._overflow != "drop_oldest"]
         gate_limit = min((stream._full_at() for stream in gates if stream._overflow == "block"), default=INFINITE)
         if seq > gate_limit and not forced:
             raise BackpressureError(0.0)
@@ -339,7 +346,7 @@ class EventHub:
     def _find_room(self, seq: int, extra: int, gates: list[EventStream], forced: bool) -> Room:
         """Trim what nobody needs, grow if somebody needs more, lose the oldest if the bytes do not suffice."""
         ring, capacity = self._ring, self._capacity
-        demands = [stream for stream in self._living() if stream._limit > capacity]
+        demands = [stream for stream in self._heeded() if stream._limit > capacity]
         needed = min((max(stream._position, seq - stream._limit) for stream in demands), default=INFINITE)
         lost = max(min(seq - capacity, needed), 0)
         if ring.extra or extra:
@@ -400,7 +407,7 @@ class EventHub:
     def _shrink(self, count: int) -> bool:
         """Give up ``count`` bytes, if the oldest events have so many, for the bus's bound; ``False`` for none."""
         ring, before = self._ring, self._charged
-        streams = self._living()
+        streams = self._heeded()
         last = min(ring.head - 1, self._held(streams))
         tail, target = ring.oldest(), max(ring.bytes - count, FLAT_BYTES)
         while tail < last and ring.bytes > target:
@@ -479,12 +486,22 @@ class EventHub:
                 name or f"{self.name}-{self._stream_count}",
             )  # fmt: skip
             self._streams[id(stream)] = weakref.ref(stream)
-            if not self._closed and (stream._limit > self._capacity or overflow != "drop_oldest"):
-                self._replan()
+            if stream._limit > self._capacity or overflow != "drop_oldest":
+                self._heed[id(stream)] = self._streams[id(stream)]
+                if not self._closed:
+                    self._replan()
         return stream
+
+    def _tell_readers(self) -> None:
+        for stream in self._living():
+            stream._look_at_yourself()
 
     def _living(self) -> list[EventStream]:
         return [stream for ref in tuple(self._streams.values()) if (stream := ref()) is not None]
+
+    def _heeded(self) -> list[EventStream]:
+        """Those that publishing must think of: with more room than the history, or not content to lose the oldest."""
+        return [stream for ref in tuple(self._heed.values()) if (stream := ref()) is not None]
 
     def _forget(self, stream: EventStream) -> None:
         """The stream was closed; its counts stay. Called under the lock."""
@@ -492,7 +509,7 @@ class EventHub:
         if found is not None:
             # A reader in another thread may be taking an event just now; its last word is at its collection.
             self._ended[id(stream)] = found
-            if stream._limit > self._capacity or stream._overflow != "drop_oldest":
+            if self._heed.pop(id(stream), None) is not None:
                 self._replan()
             if stream._overflow == "block":
                 self._room_freed()
@@ -515,6 +532,7 @@ class EventHub:
         with self._lock:
             self._closed = True
             self._replan()
+            self._tell_readers()
         self._wakeups.notify()
         self._room_freed()
 
@@ -631,8 +649,7 @@ class EventHub:
         else:
             self._forked = True
             self._replan()
-            for stream in self._living():
-                stream._special = True
+            self._tell_readers()
 
 
 def check_capacity(capacity: object) -> None:

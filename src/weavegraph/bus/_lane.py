@@ -26,6 +26,7 @@ class Lane(EventHub):
     (contract L4). A lane lives through all attempts of its run: between two of them it *rests* and accepts nothing.
     """
 
+    __slots__ = ("_bus", "_knocking", "_no_more", "attempt", "run_id", "session_id")
     _depth = 1
 
     def __init__(self, bus: EventHub, run_id: str, session_id: str, *, attempt: int = 1) -> None:
@@ -44,7 +45,7 @@ class Lane(EventHub):
 
     def _accept(self, event: Event, *, reserved: bool = False, count: bool = True) -> Event:
         try:
-            event, extra = admit(event, reserved=reserved)
+            event, extra = admit(event, reserved)
         except (EventInvalidError, EventTooLargeError):
             with self._lock:
                 self._refused_invalid += 1

@@ -24,7 +24,7 @@ PINNED_ERRORS = 16
 class Ring:
     """What a hub holds. The hub's lock guards every method but ``read``."""
 
-    __slots__ = ("_big", "_extras", "_pinned", "_shared", "extra", "head", "size", "slots", "tail")
+    __slots__ = ("_big", "_extras", "_pinned", "extra", "head", "newest", "size", "slots", "tail")
 
     def __init__(self, size: int) -> None:
         self.slots: list[Event | None] = [None] * size
@@ -36,7 +36,8 @@ class Ring:
         self._big: deque[int] = deque()  # positions of events beyond the flat charge, oldest first
         self._extras: dict[int, int] = {}  # their bytes beyond it
         self._pinned: list[tuple[int, Event]] = []  # outlive the tail (contract L4), oldest first
-        self._shared: tuple[int, tuple[Event, ...]] = (0, ())  # the newest slice read, and the position before it
+        self.newest: tuple[int, int, tuple[Event, ...]] = (0, 0, ())
+        """The newest slice that was read: the position before it, the head then, and the events."""
 
     @property
     def bytes(self) -> int:
@@ -86,7 +87,7 @@ class Ring:
             slot = seq % size
             if self.head < seq + size:
                 slots[slot] = None
-        self._shared = (0, ())
+        self.newest = (0, 0, ())
         self._forget_big(tail)
 
     def resize(self, size: int) -> None:
@@ -94,9 +95,13 @@ class Ring:
         while True:
             before, head, old = self.slots, self.head, self.oldest()
             new_size = max(size, head - old + 1)
+            # By slices: event by event a growing ring cost its publisher 0.5 µs an event.
+            held = _wrapped(before, (old + 1) % len(before), head - old)
             slots: list[Event | None] = [None] * new_size
-            for seq in range(old + 1, head + 1):
-                slots[seq % new_size] = before[seq % len(before)]
+            first = (old + 1) % new_size
+            fits = min(len(held), new_size - first)
+            slots[first : first + fits] = held[:fits]
+            slots[: len(held) - fits] = held[fits:]
             # A signal handler may have published, or resized, while we copied: then copy again. No call comes
             # between the test and the stores. Readers in other threads derive the size from the list they took.
             if self.head == head and self.slots is before:
@@ -112,7 +117,12 @@ class Ring:
         Takes no lock: reads, then looks whether what it read was overwritten meanwhile. Readers at the same
         position share one tuple, which saves the copy for each subscriber (×2.5 at 64 readers).
         """
-        start, shared = self._shared
+        if head - position == 1:
+            event = self.slots[head % self.size]
+            if event is None or position < self.tail or self.head - position > self.size:
+                return None
+            return (event,)
+        start, _, shared = self.newest
         count = len(shared)
         if start == position and shared and count <= most and (count == most or start + count >= head):
             return shared
@@ -126,7 +136,7 @@ class Ring:
         if self.extra:
             found = self._bounded(found, position)
         if most == MAX_SLICE:
-            self._shared = (position, found)  # type: ignore[assignment]
+            self.newest = (position, head, found)  # type: ignore[assignment]
         return found  # type: ignore[return-value]
 
     def _bounded(self, found: tuple[Event | None, ...], position: int) -> tuple[Event | None, ...]:
@@ -164,6 +174,11 @@ class Ring:
             if len(errors) >= PINNED_ERRORS:
                 self._pinned.remove(errors[0])
         self._pinned.append((seq, event))
+
+
+def _wrapped(slots: list[Event | None], first: int, count: int) -> list[Event | None]:
+    """``count`` of them from index ``first`` on, going on at the beginning."""
+    return slots[first : first + count] + slots[: max(0, first + count - len(slots))]
 
 
 def _seq(pin: tuple[int, Event]) -> int:

@@ -346,7 +346,8 @@ class Sinks:
             return
         old, self.workers = self.workers, []
         for worker in old:
-            self._hub._streams.pop(id(worker.stream), None)
+            worker.stream._hub._streams.pop(id(worker.stream), None)
+            worker.stream._hub._heed.pop(id(worker.stream), None)
             worker.stream._closed_at = 0
         self.diagnostics = self._diagnostics_hub()
         self.started = False

@@ -58,12 +58,13 @@ class LoopGroup:
 class Wakeups:
     """All who wait for one hub."""
 
-    __slots__ = ("_groups", "_threads", "armed")
+    __slots__ = ("_all", "_groups", "_threads", "armed")
 
     def __init__(self) -> None:
         self.armed = False
         """Somebody may be parked; the publisher's one look."""
         self._groups: dict[asyncio.AbstractEventLoop, LoopGroup] = {}
+        self._all: tuple[LoopGroup, ...] = ()
         self._threads: dict[object, Any] = {}
 
     def group(self, loop: asyncio.AbstractEventLoop) -> LoopGroup:
@@ -72,6 +73,7 @@ class Wakeups:
             found = self._groups.setdefault(loop, LoopGroup(loop))
             for old in [known for known in tuple(self._groups) if known.is_closed()]:
                 self._groups.pop(old, None)
+            self._all = tuple(self._groups.values())
         return found
 
     def park_thread(self, reader: object) -> Any:
@@ -94,9 +96,10 @@ class Wakeups:
     def notify(self) -> None:
         """Wake everybody; called after the head moved or the hub closed, without holding its lock."""
         self.armed = False
-        for loop, group in tuple(self._groups.items()):
+        for group in self._all:
             if group.parked and not group.notify():
-                self._groups.pop(loop, None)
+                self._groups.pop(group.loop, None)
+                self._all = tuple(self._groups.values())
         if self._threads:
             for reader in tuple(self._threads):
                 self.wake_thread(reader)

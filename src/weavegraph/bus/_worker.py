@@ -74,6 +74,10 @@ class SinkStream(EventStream):
     on_ask: Callable[[], None] | None = None
     """For sinks that own their loop; the others tell themselves when they are done."""
 
+    def _look_at_yourself(self) -> None:
+        super()._look_at_yourself()
+        self._special |= self.on_ask is not None  # then every question for more is to be heard
+
     def _poll(self) -> tuple[Event, ...] | Any:
         if self.on_ask is not None:
             self.acknowledged, self.asked_at = self._position, time.monotonic()
@@ -200,7 +204,8 @@ class SinkWorker:
         return error
 
     def _end(self) -> Life:
-        """Flush and close. From here on a cut changes nothing."""
+        """Flush and close, also what was cut off. A cut from here on ends a call that hangs, and no more."""
+        self._take_cut()
         self.stream.close()
         error = None
         for name in ("flush", "aclose" if hasattr(self.sink, "aclose") else "close"):
@@ -466,11 +471,12 @@ class LoopWorker(SinkWorker):
         self.stream._unpark()
 
     async def _live(self) -> None:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._loop, self._task = self.stream._here(), asyncio.current_task()
         beside: asyncio.Task[None] | None = None
         if self._own_loop:
             self._asked = asyncio.Event()
             self.stream.on_ask = self._asked.set
+            self.stream._look_at_yourself()
             beside = asyncio.ensure_future(self._answer_beside())
         try:
             await self._carry_out(self.life())

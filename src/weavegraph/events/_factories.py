@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from weavegraph.events._frozen import EMPTY
 from weavegraph.events._types import LLM_SCOPE, DiagnosticEvent, LLMPhase, LLMStreamingEvent, NodeEvent
 
 __all__ = ["diagnostic", "llm_chunk", "llm_error", "llm_final", "node_message"]
@@ -13,12 +14,12 @@ def node_message(
     scope: str, message: str, /, *, node_id: str | None = None, step: int | None = None, **metadata: Any
 ) -> NodeEvent:
     """An event that a node says: ``node_message("drafting", "started", words=120)``."""
-    return NodeEvent(scope, message, metadata, node_id=node_id, step=step)
+    return NodeEvent(scope, message, metadata or EMPTY, node_id=node_id, step=step)
 
 
 def diagnostic(scope: str, message: str, /, **metadata: Any) -> DiagnosticEvent:
     """An event that the system says. The scope prefix ``weavegraph.`` is the runtime's own."""
-    return DiagnosticEvent(scope, message, metadata)
+    return DiagnosticEvent(scope, message, metadata or EMPTY)
 
 
 def llm_chunk(
@@ -75,7 +76,7 @@ def _llm(
     return LLMStreamingEvent(
         LLM_SCOPE,
         chunk,
-        metadata,
+        metadata or EMPTY,
         chunk=chunk,
         phase=phase,
         is_final=phase != "chunk",
