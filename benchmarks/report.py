@@ -166,4 +166,3 @@ def _summary(kept: Mapping[str, Any]) -> str:
             missed.add(section, title, label, text)
     listed = missed.markdown().partition("\n\n")[2] + "\n" if missed.rows else ""
     return f"**{met} of {len(rows)} targets are met.**\n\n{listed}"
-

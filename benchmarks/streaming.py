@@ -397,8 +397,6 @@ def pumped(count: int, quick: bool) -> Table:
     return result
 
 
-
-
 def _us(seconds: float) -> str:
     return f"{seconds * 1e6:.2f}"
 

@@ -40,6 +40,7 @@ from msgspec.structs import replace
 from weavegraph import END, START, STREAM_END_SCOPE, App, Command, GraphBuilder, NodeContext, RuntimeConfig, Send
 from weavegraph.checkpoint import MemoryCheckpointer
 from weavegraph.checkpoint.sqlite import SqliteCheckpointer
+from weavegraph.errors import SessionError
 from weavegraph.events import GAP_SCOPE, DiagnosticEvent, Event, LLMStreamingEvent, admit, to_json
 from weavegraph.log import SqliteLog
 from weavegraph.state import append
@@ -224,7 +225,7 @@ def child(work: Callable[[int], Any]) -> tuple[int, int]:
         work(writing)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.write(writing, json.dumps({"crash": traceback.format_exc()}).encode())
+            os.write(writing, json.dumps({"crash": traceback.format_exc()[-600:]}).encode())
     finally:
         os._exit(0)
 
@@ -265,11 +266,12 @@ async def drive(path: Path, seed: int, pipe: int) -> None:
                     os.write(pipe, b'{"nothing to resume": true}\n')
                     return
                 run = app.start({}, session_id=SESSION, run_id=RUN)
-            elif latest.status == "completed":
-                os.write(pipe, json.dumps({"done": shown((await app.get_state(SESSION)).values)}).encode())
-                return
             else:
-                run = app.resume(SESSION, answers_to(latest.questions))
+                try:
+                    run = app.resume(SESSION, answers_to(latest.questions))
+                except SessionError:  # it is over: killed after its very last event
+                    os.write(pipe, json.dumps({"done": shown((await app.get_state(SESSION)).values)}).encode())
+                    return
             state = await run
             if run.status == "completed":
                 os.write(pipe, json.dumps({"done": shown(state)}).encode())
@@ -762,12 +764,15 @@ async def blocking(settings: dict[str, str]) -> tuple[float, float]:
 # ── the shell ───────────────────────────────────────────────────────────────────────────────────────
 
 TARGETS = {"grouped_step_us": 60.0, "ratio": 1.3, "emit_more_us": 3.0, "loop_block_with_log_cpu_ms": 5.0}
-_printed = 0
+_printed = _told = 0
 
 
 def progress(what: str, done: int, of: int, findings: Findings) -> None:
-    global _printed
-    if done * 20 // max(of, 1) > _printed or findings.problems:
+    global _printed, _told
+    for problem in findings.problems[_told:]:
+        print("WRONG", problem, flush=True)
+    _told = len(findings.problems)
+    if done * 20 // max(of, 1) > _printed:
         _printed = done * 20 // max(of, 1)
         print(f"{what} {done}/{of}: {figures(findings)}; problems {len(findings.problems)}", flush=True)
 
@@ -789,6 +794,7 @@ def main() -> int:
     options = parser.parse_args()
     print(f"{options.campaign}: seed {options.seed}", flush=True)
     wrong: list[str] = []
+    failed = False
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         if options.campaign == "speed":
@@ -803,15 +809,15 @@ def main() -> int:
             campaign, count = (kill, options.runs) if options.campaign == "kill" else (resume, options.sequences)
             findings = campaign(count, options.seed, folder, options.seconds)
             line = f"{options.campaign}: seed {options.seed}: {figures(findings)}; problems {len(findings.problems)}"
-            wrong += findings.problems
+            failed = bool(findings.problems)
     print(line)
-    for problem in wrong[:20]:
+    for problem in wrong:
         print("WRONG", problem)
     if options.ledger is not None:
         machine = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.system()}"
         with options.ledger.open("a", encoding="utf-8") as ledger:
             ledger.write(f"- {datetime.now(UTC):%Y-%m-%d}, {machine}. {line}\n")
-    return 1 if wrong else 0
+    return 1 if wrong or failed else 0
 
 
 if __name__ == "__main__":

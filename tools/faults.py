@@ -77,22 +77,20 @@ FAULTS = (
     Fault(
         "cursor: moved before an await of recv_many",
         BUS + "_stream.py",
-        """            if batch:
-                return batch
-            await self._park(None)
-""",
-        """            if batch:
-                await asyncio.sleep(0)
-                return batch
-            await self._park(None)
-""",
+        """                if batch:
+                    return batch
+            elif""",
+        """                if batch:
+                    await asyncio.sleep(0)
+                    return batch
+            elif""",
         RECEIVE,
     ),
     Fault(
         "wake-up: no second look after arming, in a loop",
         BUS + "_stream.py",
-        "        if self._changed():\n            group",
-        "        if self._closed_at is not None:\n            group",
+        "        if (self._ring.head != self._base or self._special) and self._changed():\n",
+        "        if self._closed_at is not None:\n",
         RECEIVE + CLOSE + BOOKS + ("tests/bus",),
     ),
     Fault(
@@ -158,15 +156,15 @@ FAULTS = (
     Fault(
         "filter: count missed by recv_many",
         BUS + "_stream.py",
-        "                self._filtered += len(batch) - len(kept)\n",
+        "            self._filtered += len(batch) - len(kept)\n",
         "",
         BOOKS + CAPACITY + RECEIVE + ("tests/bus",),
     ),
     Fault(
         "filter: count missed by async for",
         BUS + "_stream.py",
-        """                if not matches:
-                    self._filtered += 1
+        """                    if not matches:
+                        self._filtered += 1
 """,
         "",
         BOOKS + CAPACITY + RECEIVE + ("tests/bus",),

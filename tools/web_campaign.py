@@ -72,7 +72,7 @@ async def run_server(arguments: argparse.Namespace) -> None:
     if arguments.log:
         options |= {"log": f"sqlite:{arguments.log}", "checkpointer": f"sqlite:{arguments.log}"}
     web = create_app(graph(RuntimeConfig(**options)), resume=bool(arguments.log), heartbeat=5.0, send_timeout=5.0)
-    server = Quiet(web, port=arguments.port, log_level="critical")
+    server = Quiet(web, port=arguments.port, log_level="error")
     serving = asyncio.create_task(server.serve())
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: setattr(server, "should_exit", True))
@@ -121,7 +121,15 @@ class Serving:
             assert self.process.stdout is not None
             return self.process.stdout.readline()
 
-        self.port = int(await asyncio.to_thread(begin))
+        for _ in range(20):
+            line = await asyncio.to_thread(begin)
+            if line.strip():
+                self.port = int(line)
+                return
+            # The port was free, and somebody's connection got it: even a client's that found nobody there.
+            await self.stop()
+            await asyncio.sleep(0.2)
+        raise SystemExit("the server does not start")
 
     async def stop(self, how: int = signal.SIGTERM) -> float:
         process, began = self.process, time.monotonic()

@@ -1,4 +1,4 @@
-"""Start a run and watch it from another process; what breaks in between costs nothing: ``python httpx_client.py URL``."""
+"""Start a run, watch it from another process; what breaks in between costs nothing: ``python httpx_client.py URL``."""
 
 import asyncio
 import json

@@ -130,7 +130,7 @@ class Checkpointer(Protocol):
     async def add_finished(self, session_id: str, number: int, finished: Finished, /) -> None:
         """Keep the output of a task of the step after checkpoint ``number``, before that step is over.
 
-        Whoever reads the checkpoint from then on finds it in ``finished``; with the next checkpoint it may be forgotten.
+        Whoever reads the checkpoint from then on finds it in ``finished``; the next checkpoint may forget it.
         """
         ...
 

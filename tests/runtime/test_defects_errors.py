@@ -219,6 +219,7 @@ async def test_a_task_group_of_nothing_but_cancellations_is_one() -> None:
 
     async def node(state: State, ctx: Context) -> None:
         async with asyncio.TaskGroup() as outer:
+
             async def inner() -> None:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(part(ctx))

@@ -69,7 +69,9 @@ async def second_act(name: str, text: str, limit: int, folder: Path, pace: float
                     worker.kill()
                     await asyncio.to_thread(worker.wait)
                     killed_at = position
-                    print(f"  killed at event {position}, with SIGKILL; another process resumes it", file=out, flush=True)
+                    print(
+                        f"  killed at event {position}, with SIGKILL; another process resumes it", file=out, flush=True
+                    )
                     worker = spawn("resume")
             events.close()
         code = await asyncio.to_thread(worker.wait, PATIENCE)

@@ -257,5 +257,3 @@ def _checked(config: Any) -> RuntimeConfig:
 
 def _nothing(state: Any) -> None:
     """START itself does nothing."""
-
-

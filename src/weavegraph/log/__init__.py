@@ -6,7 +6,8 @@
 from weavegraph.log._copy import CopyProgress, CopyReport, copy_log
 from weavegraph.log._memory import MemoryLog
 from weavegraph.log._opening import open_log
-from weavegraph.log._outbox import DeadLetters, Outbox, OutboxStats, ResendReport, with_outboxes
+from weavegraph.log._outbox import Outbox, OutboxStats, with_outboxes
+from weavegraph.log._outbox_letters import DeadLetters, ResendReport
 from weavegraph.log._outbox_store import Cursor, Letter, MemoryOutboxStore, OutboxStore, SqliteOutboxStore
 from weavegraph.log._retention import Retention
 from weavegraph.log._sink import LogSink

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from weavegraph.errors import InvalidPositionError, LogError, RunNotFoundError
-from weavegraph.log._outbox import _batches, _publish
+from weavegraph.log._shipping import batches_of, publish
 from weavegraph.protocols import EventLog, LoggedRun
 
 __all__ = ["CopyProgress", "CopyReport", "copy_log"]
@@ -74,12 +74,12 @@ async def copy_log(
             if there:
                 await _same_there(source, target, run, position)
             since = there
-            async for batch in _batches(source, run.run_id, position):
+            async for batch in batches_of(source, run.run_id, position):
                 if isinstance(batch, int):
                     trimmed += batch
                     position += batch
                     continue
-                await _publish(target, run.run_id, batch, since)
+                await publish(target, run.run_id, batch, since)
                 since = position = batch[-1].run_seq or 0
                 events += len(batch)
                 if progress is not None:
@@ -107,7 +107,7 @@ async def _same_there(source: EventLog, target: EventLog, run: LoggedRun, positi
     """Give the last event that both should have once more: another one is refused (``LogFencedError``)."""
     if position < run.first_position:
         return
-    async for batch in _batches(source, run.run_id, position - 1, position):
+    async for batch in batches_of(source, run.run_id, position - 1, position):
         if not isinstance(batch, int):
             await target.append(run.run_id, batch)
 

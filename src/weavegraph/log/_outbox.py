@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
-import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from weavegraph.bus import DeadLetter, RetryPolicy
-from weavegraph.bus._retry import as_error, describe
+from weavegraph.bus._retry import describe
 from weavegraph.clock import SystemClock
 from weavegraph.config import check_sink_name
 from weavegraph.errors import (
@@ -40,14 +38,16 @@ from weavegraph.errors import (
     LogVersionError,
     PermanentSinkError,
 )
-from weavegraph.events import GAP_SCOPE, Event
+from weavegraph.events import Event
+from weavegraph.log._outbox_letters import DeadLetters
 from weavegraph.log._outbox_source import Pending, source_of
-from weavegraph.log._outbox_store import Cursor, Letter, MemoryOutboxStore, OutboxStore, SqliteOutboxStore
-from weavegraph.log._reading import PAGE_BYTES, PAGE_EVENTS
+from weavegraph.log._outbox_store import Cursor, OutboxStore, store_beside
+from weavegraph.log._outbox_turn import turn
+from weavegraph.log._shipping import batches_of, called, publish
 from weavegraph.log._sink import LogSink
 from weavegraph.protocols import Clock, Delivery, EventLog, EventSink
 
-__all__ = ["DeadLetters", "Outbox", "OutboxState", "OutboxStats", "ResendReport", "with_outboxes"]
+__all__ = ["Outbox", "OutboxState", "OutboxStats", "with_outboxes"]
 
 OutboxState: TypeAlias = Literal["new", "standby", "idle", "shipping", "retrying", "closed"]
 SHORTEST, LONGEST = 0.02, 0.2
@@ -139,7 +139,7 @@ class Outbox:
             raise ConfigError(f"Outbox(sink={sink!r}): give a sink with handle(batch), or an EventLog")
         self.log = log
         self.name = check_sink_name(name or getattr(self.sink, "name", None) or type(self.sink).__name__)
-        self._store: OutboxStore = store or _store_beside(log)
+        self._store: OutboxStore = store or store_beside(log)
         self._owns_store = store is None
         self._retry, self._clock = retry or RetryPolicy(), clock or SystemClock()
         self._target: Any = getattr(self.sink, "log", None)  # a log on the other side can be asked how far it is
@@ -212,7 +212,7 @@ class Outbox:
             await self._tell()
             close: Any = getattr(self.sink, "aclose", None) or getattr(self.sink, "close", None)
             if close is not None:
-                await _called(close)
+                await called(close)
             if self._owns_store:
                 await self._store.aclose()
 
@@ -249,7 +249,7 @@ class Outbox:
     async def _live(self) -> None:
         """Supervised: whatever happens costs a pause, and only closing ends it."""
         failures = 0
-        with _turn(self.log, self._store, self.name) as mine:
+        with turn(self._store, self.name) as mine:
             while True:
                 try:
                     if not mine():
@@ -279,7 +279,7 @@ class Outbox:
     async def _start_sink(self) -> None:
         start = getattr(self.sink, "start", None)
         if start is not None:
-            await _called(start)
+            await called(start)
         self._state = "idle"
 
     async def _ship_all(self) -> None:
@@ -329,7 +329,7 @@ class Outbox:
 
     async def _ship_run(self, run_id: str) -> None:
         cursor = self._cursors.get(run_id, Cursor())
-        reading: Any = _batches(self.log, run_id, cursor.position)
+        reading: Any = batches_of(self.log, run_id, cursor.position)
         async with contextlib.aclosing(reading) as batches:
             count = 0
             async for batch in batches:
@@ -400,28 +400,28 @@ class Outbox:
         target = self._target
         if target is None:
             async with self._handling:
-                await _called(self.sink.handle, batch)
+                await called(self.sink.handle, batch)
             return
         since = self._reached.get(run_id, position)
         try:
-            await _publish(target, run_id, batch, since)
+            await publish(target, run_id, batch, since)
         except LogHoleError as exc:
             if exc.last >= since:
                 raise
             await self._refill(run_id, exc.last, position)
-            await _publish(target, run_id, batch, self._reached.get(run_id, position))
+            await publish(target, run_id, batch, self._reached.get(run_id, position))
 
     async def _refill(self, run_id: str, last: int, upto: int) -> None:
         """The other side has less than it had acknowledged: ship that part again."""
         self._reached[run_id] = last
         if upto > last:
             _log.warning("%r has run %r only up to %d, not %d; shipping it again", self.sink, run_id, last, upto)
-        reading: Any = _batches(self.log, run_id, last, upto)
+        reading: Any = batches_of(self.log, run_id, last, upto)
         async with contextlib.aclosing(reading) as batches:
             async for batch in batches:
                 if isinstance(batch, int):
                     continue
-                await _publish(self._target, run_id, batch, self._reached[run_id])
+                await publish(self._target, run_id, batch, self._reached[run_id])
                 self._reached[run_id] = batch[-1].run_seq or 0
                 self._reshipped += len(batch)
 
@@ -490,65 +490,6 @@ class Outbox:
         return False
 
 
-class ResendReport(msgspec.Struct, frozen=True):
-    """Ids of letters that were delivered, and are dropped; and those that were not, with the reason."""
-
-    sent: tuple[int, ...]
-    failed: dict[int, str]
-
-
-class DeadLetters:
-    """What outboxes could not deliver: of a log's file (``DeadLetters("runs.db")``), also while they are at work."""
-
-    def __init__(self, store: OutboxStore | EventLog | str | os.PathLike[str], *, clock: Clock | None = None) -> None:
-        self._owns_store = False
-        if isinstance(store, (str, os.PathLike)):
-            store, self._owns_store = SqliteOutboxStore(store), True
-        elif isinstance(store, EventLog):
-            store, self._owns_store = _store_beside(store), True
-        self._store: OutboxStore = store
-        self._clock = clock or SystemClock()
-
-    async def list(self, outbox: str | None = None, *, limit: int = 100, after: int = 0) -> Sequence[Letter]:
-        """Oldest first; ``after`` an id, for the next page."""
-        return await self._store.letters(outbox, limit=limit, after=after)
-
-    async def resend(self, sink: EventSink | EventLog, ids: Sequence[int]) -> ResendReport:
-        """Give letters to the sink once more; those that it takes are dropped.
-
-        A log only grows at its end: it refuses a letter whose run has gone on (``LogLateError``).
-        """
-        taker: Any = LogSink(sink) if isinstance(sink, EventLog) else sink
-        target: Any = getattr(taker, "log", None)
-        sent: list[int] = []
-        failed: dict[int, str] = {}
-        for letter_id in ids:
-            letter = await self._store.letter(letter_id)
-            if letter is None:
-                failed[letter_id] = "no such letter"
-                continue
-            try:
-                if target is None:
-                    await _called(taker.handle, (letter.event,))
-                else:
-                    await _publish(target, letter.event.run_id or "", (letter.event,), 0)
-            except Exception as exc:
-                failed[letter_id] = describe(as_error(exc))
-                await self._store.failed_again(letter_id, failed[letter_id], self._clock.now())
-            else:
-                sent.append(letter_id)
-                await self._store.drop([letter_id])
-        return ResendReport(tuple(sent), failed)
-
-    async def drop(self, ids: Sequence[int]) -> int:
-        """Forget letters; returns how many went."""
-        return await self._store.drop(ids)
-
-    async def aclose(self) -> None:
-        if self._owns_store:
-            await self._store.aclose()
-
-
 def with_outboxes(log: EventLog | None, sinks: Sequence[Any]) -> list[Any]:
     """The sinks, with those that say ``remote = True`` behind an outbox of their own when the log outlives the process.
 
@@ -569,11 +510,6 @@ def with_outboxes(log: EventLog | None, sinks: Sequence[Any]) -> list[Any]:
     return found
 
 
-def _store_beside(log: EventLog) -> OutboxStore:
-    store = getattr(log, "store", None)
-    return MemoryOutboxStore() if store is None else SqliteOutboxStore(store.path)
-
-
 def _moved(cursor: Cursor, count: int, *, shipped: int = 0, dead: int = 0, trimmed: int = 0) -> Cursor:
     return Cursor(
         position=cursor.position + count,
@@ -581,88 +517,3 @@ def _moved(cursor: Cursor, count: int, *, shipped: int = 0, dead: int = 0, trimm
         dead=cursor.dead + dead,
         trimmed=cursor.trimmed + trimmed,
     )
-
-
-async def _batches(log: EventLog, run_id: str, after: int, upto: int | None = None) -> AsyncIterator[Any]:
-    """What the log holds after that position: batches of events, and for each gap how many are missing."""
-    batch: list[Event] = []
-    size = 0
-    reading: Any = log.read(run_id, after)
-    async with contextlib.aclosing(reading) as events:
-        async for event in events:
-            if event.scope == GAP_SCOPE and event.run_seq is None:
-                if batch:
-                    yield batch
-                    batch, size = [], 0
-                missing = int(event.metadata["count"])
-                if upto is not None and int(event.metadata["last_seq"]) > upto:
-                    return
-                yield missing
-                continue
-            if upto is not None and (event.run_seq or 0) > upto:
-                break
-            batch.append(event)
-            size += len(event.message) + 512
-            if len(batch) >= PAGE_EVENTS or size >= PAGE_BYTES:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
-
-
-async def _publish(target: Any, run_id: str, batch: Sequence[Event], since: int) -> None:
-    """To a log; where positions are missing before the batch, as a gap if the log can have one."""
-    publish = getattr(target, "publish", None)
-    if publish is None:
-        await target.append(run_id, batch)
-    else:
-        await publish(run_id, batch, after=since)
-
-
-async def _called(function: Any, *arguments: Any) -> None:
-    """A sink's method, sync or async; a sync one on a thread, for it may block."""
-    if inspect.iscoroutinefunction(function):
-        await function(*arguments)
-        return
-    result = await asyncio.to_thread(function, *arguments)
-    if inspect.isawaitable(result):
-        await result
-
-
-@contextlib.contextmanager
-def _turn(log: EventLog, store: OutboxStore, name: str) -> Any:
-    """Whether this process may ship: of those that share a file, one at a time. A killed one gives it back."""
-    if not isinstance(store, SqliteOutboxStore):
-        yield lambda: True
-        return
-    try:
-        import fcntl
-    except ImportError:  # Windows: who runs two of one name there ships twice, which readers pass over
-        yield lambda: True
-        return
-    marks = "".join(char if char.isalnum() or char in "-_." else "_" for char in name)
-    path = store.store.path.with_name(f"{store.store.path.name}-outbox-{marks}")
-    held = False
-    file = -1
-    next_try = 0.0
-
-    def mine() -> bool:
-        nonlocal held, file, next_try
-        if not held and time.monotonic() >= next_try:
-            try:
-                if file < 0:
-                    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                return False
-            except OSError as exc:  # a file system without such locks
-                _log.warning("outbox %r: no lock at %s (%s); make sure that one process ships", name, path, exc)
-                held = True
-        return held
-
-    try:
-        yield mine
-    finally:
-        if file >= 0:
-            os.close(file)

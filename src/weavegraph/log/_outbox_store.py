@@ -18,9 +18,10 @@ from weavegraph.bus import DeadLetter
 from weavegraph.errors import LogCorruptError
 from weavegraph.events import Event, to_json
 from weavegraph.log._rows import decode
+from weavegraph.protocols import EventLog
 from weavegraph.storage import Schema, SqliteStore
 
-__all__ = ["OUTBOX", "Cursor", "Letter", "MemoryOutboxStore", "OutboxStore", "SqliteOutboxStore"]
+__all__ = ["OUTBOX", "Cursor", "Letter", "MemoryOutboxStore", "OutboxStore", "SqliteOutboxStore", "store_beside"]
 
 OUTBOX = Schema(
     "outbox",
@@ -227,6 +228,12 @@ class SqliteOutboxStore:
             first_at=datetime.fromisoformat(first_at),
             last_at=datetime.fromisoformat(last_at),
         )
+
+
+def store_beside(log: EventLog) -> OutboxStore:
+    """In the log's own file, where it has one."""
+    store = getattr(log, "store", None)
+    return MemoryOutboxStore() if store is None else SqliteOutboxStore(store.path)
 
 
 def _place(letter: DeadLetter | Event) -> tuple[str, int]:

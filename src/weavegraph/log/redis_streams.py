@@ -17,7 +17,6 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -39,18 +38,19 @@ from weavegraph.errors import (
     LogLateError,
     LogUnavailableError,
     LogVersionError,
-    PermanentSinkError,
     RunNotFoundError,
 )
 from weavegraph.events import Event, check_id, to_json
 from weavegraph.log._compact import Survey
 from weavegraph.log._reading import PAGE_BYTES, PAGE_EVENTS, Page, follow_run, read_run
+from weavegraph.log._redis_retention import More, Read
 from weavegraph.log._redis_scripts import APPEND, FORMAT, INDEX, PAGE, TRIM, Keys, position_of, record_of
 from weavegraph.log._redis_server import Command, Following, Server, Write, shared_server
+from weavegraph.log._redis_sink import RedisStreamSink
 from weavegraph.log._retention import Retention, cuts
 from weavegraph.log._rows import decode
 from weavegraph.log._rules import FINAL, RunRecord, check_batch, outcome_of
-from weavegraph.protocols import Clock, Delivery, LoggedRun
+from weavegraph.protocols import Clock, LoggedRun
 
 try:
     from redis import exceptions as said
@@ -306,11 +306,11 @@ class RedisLog:
 
     async def _plan(self, records: Sequence[RunRecord]) -> list[tuple[RunRecord, int]]:
         """What has to go. The plan is made anew with each page of a run that it turns out to need."""
-        now, read = self._clock.now(), {record.run_id: _Read() for record in records}
+        now, read = self._clock.now(), {record.run_id: Read() for record in records}
         while True:
             try:
                 return list(cuts(records, self.retention, now, lambda record: read[record.run_id].rows(record)))
-            except _More as more:
+            except More as more:
                 found = read[more.record.run_id]
                 page = await self._bodies(more.record.run_id, found.reached or more.record.first - 1)
                 for position, body in page:
@@ -546,31 +546,6 @@ class RedisLog:
 _PATIENT = RetryPolicy(base=0.05, cap=2.0)
 
 
-class _More(Exception):
-    """The plan needs another page of this run."""
-
-    def __init__(self, record: RunRecord) -> None:
-        self.record = record
-
-
-class _Read:
-    """What was read of a run for a plan: position, bytes and timestamp of each event."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[int, int, datetime]] = []
-        self.ended = False
-
-    @property
-    def reached(self) -> int:
-        return self.events[-1][0] if self.events else 0
-
-    def rows(self, record: RunRecord) -> Iterator[tuple[int, int, Callable[[], datetime]]]:
-        for position, size, when in self.events:
-            yield position, size, lambda when=when: when  # type: ignore[misc]
-        if not self.ended:
-            raise _More(record)
-
-
 class _Driver:
     """redis-py, behind what ``Server`` needs; foreign errors get our names here and nowhere else."""
 
@@ -664,85 +639,6 @@ def _shown(url: str) -> str:
         return SinkConfig.parse(url).url
     except ConfigError:
         return url.partition(":")[0]
-
-
-class RedisStreamSink:
-    """Publishes every run's events to a ``RedisLog``: readers there see each once, in order, or an exact gap.
-
-    *Delivery*: at least once, with the same id on each try, so the server passes over what it has. *Waiting*: while
-    the server is away a batch is tried again, with growing pauses, until it is back; meanwhile the events wait in the
-    bus, whose bound drops the oldest with exact counts. To lose none however long it takes, have a durable log beside
-    it: see ``Outbox``. *Loss*: events without a run have no place in a stream; ``without_run`` counts them.
-    *Errors*: what no retry mends (another writer, no rights) is a ``PermanentSinkError``: only those events become
-    dead letters.
-
-    Args:
-        log: a ``RedisLog``, or the URL of one, which is then closed with the sink.
-    """
-
-    delivery: Delivery = "at_least_once"
-    remote = True
-    """Ships from the durable log, where there is one."""
-
-    def __init__(self, log: RedisLog | str, *, owns_log: bool | None = None) -> None:
-        self.name = "redis"
-        self.log = RedisLog.from_url(log) if isinstance(log, str) else log
-        self.without_run = 0
-        self._owns_log = isinstance(log, str) if owns_log is None else owns_log
-
-    async def start(self) -> None:
-        """Connect, if the server is there; if not, the first batch waits for it."""
-        with contextlib.suppress(LogUnavailableError):
-            await self.log.start()
-
-    async def handle(self, batch: Sequence[Event]) -> None:
-        runs: dict[str, list[Event]] = {}
-        without = 0
-        for event in batch:
-            if event.run_id is None or event.run_seq is None:
-                without += 1
-            else:
-                runs.setdefault(event.run_id, []).append(event)
-        failures, lasting = 0, None
-        while runs:
-            results = await asyncio.gather(*(self.log.publish(*run) for run in runs.items()), return_exceptions=True)
-            left = {}
-            for (run_id, events), result in zip(runs.items(), results, strict=True):
-                if isinstance(result, LogUnavailableError):
-                    left[run_id] = events
-                    if failures == 0:
-                        _log.warning("events wait for %s: %s", self.log, result)
-                        failures = 1
-                elif isinstance(result, BaseException):
-                    lasting = lasting or result
-            if left:
-                await asyncio.sleep(_PATIENT.delay(failures))
-                failures += 1
-            runs = left
-        self.without_run += without
-        if isinstance(lasting, _FOR_GOOD):
-            raise PermanentSinkError(str(lasting)) from lasting
-        if lasting is not None:
-            raise lasting
-
-    async def aclose(self) -> None:
-        if self._owns_log:
-            await self.log.aclose()
-
-    def __repr__(self) -> str:
-        return f"<RedisStreamSink {self.log!r}>"
-
-
-_FOR_GOOD = (
-    EventInvalidError,
-    LogAccessError,
-    LogClosedError,
-    LogCorruptError,
-    LogFencedError,
-    LogHoleError,
-    LogLateError,
-    LogVersionError,
-)
 
 
 def sink_from_url(target: str = "", **options: Any) -> RedisStreamSink:

@@ -374,9 +374,7 @@ class App(Generic[S]):
         async with run:
             return await run, events
 
-    async def invoke_with_sinks(
-        self, state: S | Mapping[str, Any] | None, sinks: Sequence[Any], **options: Any
-    ) -> S:
+    async def invoke_with_sinks(self, state: S | Mapping[str, Any] | None, sinks: Sequence[Any], **options: Any) -> S:
         """Run to the end with sinks that get this run's events only; they have taken them all when this returns."""
         return await self.invoke(state, sinks=sinks, **options)
 
@@ -482,9 +480,7 @@ class App(Generic[S]):
     async def get_state(self, session_id: str, number: int | None = None) -> StateSnapshot[S]:
         """A session's state at its latest checkpoint, or at that number; a copy."""
         checkpointer = self._needs_checkpointer()
-        found = await (
-            checkpointer.latest(session_id) if number is None else checkpointer.get(session_id, number)
-        )
+        found = await (checkpointer.latest(session_id) if number is None else checkpointer.get(session_id, number))
         if found is None:
             raise SessionNotFoundError(session_id)
         found = revive(self.graph.schema, found)

@@ -38,9 +38,7 @@ MAX_NAMES = 1000
 """Node names that one event lists; a step may have many more tasks."""
 MAX_ID = 128
 _MARK = re.compile(r"\.\.[0-9]+$")
-_NODE_SCOPES = {
-    what: f"weavegraph.node.{what}" for what in ("started", "finished", "failed", "retried", "skipped")
-}
+_NODE_SCOPES = {what: f"weavegraph.node.{what}" for what in ("started", "finished", "failed", "retried", "skipped")}
 _GONE = "(its text cannot be had)"
 _log = logging.getLogger("weavegraph.runtime")
 

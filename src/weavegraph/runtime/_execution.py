@@ -250,9 +250,7 @@ class Execution:
         checkpoint = self.snapshot(status, outcome)
         await self._commit(checkpoint)
         self.number, self._saved = checkpoint.number, status
-        self.attempt.observe(
-            "on_checkpoint_saved", checkpoint.session_id, checkpoint.number, time.monotonic() - began
-        )
+        self.attempt.observe("on_checkpoint_saved", checkpoint.session_id, checkpoint.number, time.monotonic() - began)
 
     async def _commit(self, checkpoint: Checkpoint) -> None:
         """Save, and say so; in one transaction when the log is in the same file (contract D3)."""
@@ -306,9 +304,7 @@ class Execution:
         schema = self.app.graph.schema
         if self.walk is not None and schema.type is None and "errors" in schema.reducers:
             with contextlib.suppress(GraphError):  # a reducer of the user's own that does not take them
-                self.walk.values, _ = schema.merge(
-                    self.walk.values, [("the runtime", [("errors", list(records))])]
-                )
+                self.walk.values, _ = schema.merge(self.walk.values, [("the runtime", [("errors", list(records))])])
 
     async def end(self, status: RunStatus, error: BaseException | None = None, code: str | None = None) -> None:
         """Save, write the terminal event, let go of everything, and tell who waits.

@@ -258,9 +258,7 @@ class AppRunner(Generic[S]):
             deps, tags = (None, ()) if before is None else (before.attempt.deps, before.attempt.tags)
             execution = self._open[session_id] = await self._reopen(session_id, deps, None, tags, answer)
             assert execution.walk is not None
-            return Session(
-                session_id=session_id, run_id=execution.lane.run_id, resumed=True, step=execution.walk.step
-            )
+            return Session(session_id=session_id, run_id=execution.lane.run_id, resumed=True, step=execution.walk.step)
 
     async def run_until_complete(self, session_id: str) -> S:
         """Every step that is left; the final state.
@@ -469,9 +467,7 @@ class AppRunner(Generic[S]):
     async def history(self, session_id: str, **query: Any) -> CheckpointPage:
         """The session's checkpoints, newest first; takes the query of ``Checkpointer.history``."""
         page = await self._checkpointer.history(session_id, **query)
-        return CheckpointPage(
-            tuple(revive(self.app.graph.schema, each) for each in page.checkpoints), page.next_before
-        )
+        return CheckpointPage(tuple(revive(self.app.graph.schema, each) for each in page.checkpoints), page.next_before)
 
     async def fork(self, session_id: str, new_session_id: str | None = None, *, number: int | None = None) -> str:
         """A new session that stands where this one stood at a checkpoint; ``create_session`` goes on with it."""

@@ -93,9 +93,7 @@ class Walk:
         """As the path, but unlike for each of several sends of one sub-graph; a prefix of question keys."""
         self.base = 0  # the step before which the present input began; the step limit counts from there
         self.seen: dict[str, Mapping[str, int]] = dict(seen or {})
-        self.finished: dict[int, Output] = {
-            done.index: Output(done.writes, done.goto, done.added) for done in finished
-        }
+        self.finished: dict[int, Output] = {done.index: Output(done.writes, done.goto, done.added) for done in finished}
         """Outputs of the present frontier that are known already, by place."""
         self.keep: Callable[[int, Output], Awaitable[None]] | None = None
         """Told of every output of a step of several tasks, before the step is over: keeps it for a resume."""
@@ -528,9 +526,7 @@ def _since(began: float, monotonic: Callable[[], float]) -> float:
     return int((monotonic() - began) * 1e6 + 0.5) / 1e6  # as round(…, 6), which takes 0.6 µs more
 
 
-def _state_event(
-    what: str, updates: list[tuple[str, Iterable[tuple[str, Any]]]], values: Values
-) -> dict[str, Any]:
+def _state_event(what: str, updates: list[tuple[str, Iterable[tuple[str, Any]]]], values: Values) -> dict[str, Any]:
     """What ``state_events`` adds to the end of a step, as far as JSON can say it."""
     if what == "values":
         return {"values": {key: plain(value) for key, value in values.values.items()}}

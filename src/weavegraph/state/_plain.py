@@ -37,8 +37,7 @@ def flatten(checkpoint: Checkpoint) -> Checkpoint:
         ),
         finished=tuple(map(flatten_finished, checkpoint.finished)),
         questions=tuple(
-            msgspec.structs.replace(each, question=_plain(each.question, "a question"))
-            for each in checkpoint.questions
+            msgspec.structs.replace(each, question=_plain(each.question, "a question")) for each in checkpoint.questions
         ),
         answers={key: tuple(_plain(each, "an answer") for each in given) for key, given in checkpoint.answers.items()},
         encoded=True,
