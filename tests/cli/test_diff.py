@@ -211,6 +211,7 @@ WRONG = [
     (["diff", "two.jsonl#x", "two.jsonl#one"], "two.jsonl holds no run 'x'"),
     (["diff", "bad.jsonl", "bad.jsonl"], "bad.jsonl, line 1: not a weavegraph event"),
     (["diff", "a", "b", "--profile", "loose"], "weavegraph diff: Invalid value for '--profile'"),
+    (["serve", f"{FLOWS}:app", "--host", "0.0.0.0"], "can be reached from other machines: give an auth hook"),
     (["nocmd"], "weavegraph: No such command 'nocmd'"),
     (["run", "--colour"], "weavegraph run: No such option"),
 ]

@@ -14,6 +14,7 @@ from weavegraph.errors import (
     CompileError,
     ConfigError,
     EmitterError,
+    InsecureBindError,
     InvalidPositionError,
     SessionError,
     StateError,
@@ -22,7 +23,7 @@ from weavegraph.errors import (
 
 __all__ = ["command"]
 
-_USAGE = (CompileError, ConfigError, EmitterError, InvalidPositionError, SessionError, StateError)
+_USAGE = (CompileError, ConfigError, EmitterError, InsecureBindError, InvalidPositionError, SessionError, StateError)
 """Errors of who wrote the command; anything else went wrong while it was carried out."""
 _Fault: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -169,11 +170,16 @@ def serve(
     checkpointer: CheckpointOption = None,
     host: Annotated[str, typer.Option("--host", metavar="HOST")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535)] = 8000,
+    token: Annotated[
+        str | None, typer.Option("--token", metavar="TOKEN", envvar="WEAVEGRAPH_TOKEN", help="what callers must show")
+    ] = None,
 ) -> int:
     """Serve an app to browsers and other programs."""
     from weavegraph.cli import _load, _serve
 
-    return _serve.serve(_load.load_app(module_app, log=log, checkpointer=checkpointer), host=host, port=port)
+    return _serve.serve(
+        _load.load_app(module_app, log=log, checkpointer=checkpointer), host=host, port=port, token=token
+    )
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
