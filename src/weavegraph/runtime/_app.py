@@ -198,7 +198,8 @@ class App(Generic[S]):
         check_id("session_id", session_id)
         known = self._wait(self._last_known(self._needs_checkpointer(), session_id))
         checkpoint = known.checkpoint
-        if not checkpoint.frontier and checkpoint.status not in ("running", "cancelled", "failed"):
+        over = not checkpoint.frontier and checkpoint.status not in ("running", "cancelled", "failed")
+        if over and not known.died:  # else: killed after its last checkpoint, before its terminal event
             raise SessionError(f"session {session_id!r} has no run to resume: start one with app.start(…)")
         answers = answered(checkpoint, answer)
         execution = self._reopen(known, deps, cancel, wanted, self.checkpointer)

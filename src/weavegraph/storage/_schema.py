@@ -48,6 +48,17 @@ def check(connection: sqlite3.Connection, place: str) -> bool:
     Raises:
         LogCorruptError: another program's database. LogVersionError: of a later release.
     """
+    begun = not connection.in_transaction
+    if begun:
+        connection.execute("BEGIN")  # one snapshot: another process may be making the file just now
+    try:
+        return _checked(connection, place)
+    finally:
+        if begun and connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _checked(connection: sqlite3.Connection, place: str) -> bool:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application == APPLICATION_ID and version > STORE_VERSION:
