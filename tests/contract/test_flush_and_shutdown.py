@@ -139,28 +139,38 @@ async def test_a_sink_with_its_own_loop_has_handled_what_it_came_back_from() -> 
 
 @clause("C3")
 @pytest.mark.parametrize("inline", [True, False])
-async def test_a_flush_never_returns_before_the_sink_has_the_events(inline: bool) -> None:
-    """The cursor moves before the call of ``handle``; here that takes a while."""
-    memory = MemorySink()
+@pytest.mark.parametrize("where", ["between the cursor and the call", "in the call"])
+async def test_a_flush_never_returns_before_the_sink_has_the_events(inline: bool, where: str) -> None:
+    taken, go = threading.Event(), threading.Event()
+
+    class Memory(MemorySink):
+        def handle(self, batch: Sequence[Event]) -> None:
+            if where == "in the call":
+                taken.set()
+                go.wait(30)
+            super().handle(batch)
+
+    memory: Any = Memory()
     memory.inline = inline
     bus = EventBus([memory])
+    if where != "in the call":
+        memory.max_batch = 1000  # other than most, so it is fed alone
+        bus = EventBus([memory])
+        take = bus._workers[0].stream._take_many
+
+        def slowly(most: int) -> tuple[Event, ...]:
+            batch = take(most)
+            if batch:
+                taken.set()
+                go.wait(30)
+            return batch
+
+        bus._workers[0].stream._take_many = slowly  # type: ignore[method-assign]
     bus.listen_for_events()
-    worker = bus._workers[0]
-    taken, go = threading.Event(), threading.Event()
-    take = worker.stream._take_many
-
-    def slowly(most: int) -> tuple[Event, ...]:
-        batch = take(most)
-        if batch:
-            taken.set()
-            go.wait(30)
-        return batch
-
-    worker.stream._take_many = slowly  # type: ignore[method-assign]
     fill(bus._hub, 3)
     assert await asyncio.to_thread(taken.wait, 30)
-    stats = worker.stats()
-    assert (stats.delivered, stats.buffered, stats.position) == (0, 3, 0)
+    stats = bus._workers[0].stats()
+    assert (stats.delivered, stats.buffered, stats.position, stats.unaccounted) == (0, 3, 0, 0)
     assert not (await bus.flush(timeout=0.05)).complete
     go.set()
     assert (await bus.flush(timeout=30)).complete

@@ -214,17 +214,17 @@ class Sinks:
             return
         assert isinstance(worker, PumpedWorker)
         if not worker.inline or worker.stream._hub is not self._hub:
-            Pump(worker.stream._hub._wakeups, (worker,), f"weavegraph-sink-{worker.name}")
+            Pump(worker.stream._hub, (worker,), f"weavegraph-sink-{worker.name}")
             return
         with self._pumping:
             if self._pump is None or not self._pump.add(worker):
-                self._pump = Pump(self._hub._wakeups, (worker,), "weavegraph-pump")
+                self._pump = Pump(self._hub, (worker,), "weavegraph-pump")
                 self._watchdog = Watchdog(self._pump, self._slow)
 
     def _slow(self, worker: PumpedWorker, seconds: float, others: list[PumpedWorker]) -> Pump | None:
         """The watchdog left the pump's thread to this sink; the others get a fresh one."""
         with self._pumping:
-            self._pump = Pump(self._hub._wakeups, others, "weavegraph-pump") if others else None
+            self._pump = Pump(self._hub, others, "weavegraph-pump") if others else None
         self._diagnose(worker, f"took {seconds * 1000:.0f} ms in one call; it now has a thread of its own", (), "slow")
         return self._pump
 

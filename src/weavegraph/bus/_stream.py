@@ -70,6 +70,24 @@ def gap_event(count: int, first_seq: int, last_seq: int) -> DiagnosticEvent:
     return DiagnosticEvent(GAP_SCOPE, f"{count} events lost ({first_seq} to {last_seq})", metadata)
 
 
+class Run:
+    """Events that an iteration is in the middle of. The iterator counts itself, so taking an event is one step of C
+    code and no store, which is 30 % of ``async for``."""
+
+    __slots__ = ("_end", "_items")
+
+    def __init__(self, items: Iterator[Event], end: int) -> None:
+        self._items, self._end = items, end
+
+    @property
+    def position(self) -> int:
+        return self._end - length_hint(self._items)
+
+    def stop(self) -> int:
+        """Take the rest away, in one call of C code: nothing is taken by the iteration after this."""
+        return self._end - len(tuple(self._items))
+
+
 class EventStream:
     """One subscription; made by ``subscribe``. One reader at a time, in one event loop or in plain threads.
 
@@ -100,10 +118,8 @@ class EventStream:
         self.name = name
         self._hub = hub
         self._ring = hub._ring
-        self._s0 = self._base = after  # the position, unless an iteration is in the middle of a run of events
-        # Those it has not come to yet, and the position after the last of them. The iterator counts itself, so taking
-        # an event is one step of C code and no store: 30 % of `async for`.
-        self._run: tuple[Iterator[Event], int] | None = None
+        self._s0 = self._base = after  # the position, unless a run knows it
+        self._run: Any = None  # a Run of an iteration, or for a sink the Cohort that it is fed with
         self._history_floor = history_floor  # older events than the hub's capacity are lost to a late reader
         head = hub._ring.head
         # Replayed events do not count against the capacity until the reader has caught up (contract K1).
@@ -139,14 +155,14 @@ class EventStream:
     @property
     def _position(self) -> int:
         run = self._run
-        return self._base if run is None else run[1] - length_hint(run[0])
+        position: int = self._base if run is None else run.position
+        return position
 
     def _settle(self) -> int:
         """End the run of an iteration, which then looks again; the position. Taking one more cannot come between."""
         with self._hub._lock:
             if self._run is not None:
-                items, end = self._run
-                self._base = end - len(tuple(items))
+                self._base = self._run.stop()
                 self._run = None
             return self._base
 
@@ -474,7 +490,7 @@ class EventStream:
             else:
                 part: tuple[Event, ...] = ready[:chunk]  # type: ignore[assignment, index]
                 items, end = iter(part), position + len(part)
-                run = self._run = (items, end)
+                run = self._run = Run(items, end)
                 for event in items:
                     yield event
                     if ring.head > bound:

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from weavegraph.bus._retry import DeadLetter, RetryPolicy, as_error, describe
+from weavegraph.bus._ring import INFINITE
 from weavegraph.bus._stats import SinkStats
 from weavegraph.bus._stream import YIELD_AFTER, EventStream
 from weavegraph.bus._threads import LoopThread
@@ -28,7 +29,7 @@ from weavegraph.errors import EndOfStream, PermanentSinkError
 from weavegraph.events import Event
 from weavegraph.protocols import Clock, Delivery
 
-__all__ = ["LoopWorker", "PumpedWorker", "SinkHealth", "SinkState", "SinkStream", "SinkWorker"]
+__all__ = ["Cohort", "LoopWorker", "PumpedWorker", "SinkHealth", "SinkState", "SinkStream", "SinkWorker"]
 
 SinkState: TypeAlias = Literal["waiting", "idle", "busy", "retrying", "stalled", "failed", "closed"]
 MAX_BATCH = 1024
@@ -66,13 +67,44 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     """How long the present call has taken so far; 0 between calls."""
 
 
+class Cohort:
+    """Sinks at one position that are fed together: a slice is read once, and the books of all follow from it."""
+
+    __slots__ = ("handled_at", "handles", "position", "workers")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        """What all of them have handled; moved under the hub's lock."""
+        self.handled_at: datetime | None = None
+        self.workers: list[PumpedWorker] = []
+        self.handles: list[Callable[[tuple[Event, ...]], Any]] = []  # of the sinks, in the same order
+
+    def stop(self) -> int:
+        return self.position
+
+
 class SinkStream(EventStream):
     """A sink's cursor. Asking for more acknowledges what was taken before."""
 
+    handed = 0  # events that the sink handled in cohorts which it has left
+    _joined_at = 0
     acknowledged = 0
     asked_at: float | None = None
     on_ask: Callable[[], None] | None = None
     """For sinks that own their loop; the others tell themselves when they are done."""
+
+    def join(self, cohort: Cohort) -> None:
+        """Be fed with others from here on. Under the hub's lock."""
+        self._joined_at, self._run = self._base, cohort
+
+    def handed_together(self) -> int:
+        """Events that the sink handled in cohorts, the present one included. Under the hub's lock."""
+        return self.handed + (self._run.position - self._joined_at if isinstance(self._run, Cohort) else 0)
+
+    def _settle(self) -> int:
+        with self._hub._lock:
+            self.handed = self.handed_together()
+            return super()._settle()
 
     def _look_at_yourself(self) -> None:
         super()._look_at_yourself()
@@ -123,6 +155,7 @@ class SinkWorker:
         self._is_cut = self._tell_cut = False
         self._ended_well = False
         self.feeding = False  # a thread feeds it
+        self.failed: tuple[tuple[Event, ...], Exception] | None = None  # a batch, and what it raised in the cohort
 
     # ── what happens to a sink, step by step ──────────────────────────────────────────────────────
 
@@ -147,18 +180,22 @@ class SinkWorker:
 
     def _feed(self) -> Life:
         while True:
-            batch = self.stream._take_many(self._max_batch)
+            failed, self.failed = self.failed, None
+            batch = self.stream._take_many(self._max_batch) if failed is None else failed[0]
             if batch:
-                yield from self._deliver(batch)
+                yield from self._deliver(batch, None if failed is None else failed[1])
             yield from self._answer(self.stream._position)
             if not batch and not self._wanted():
                 yield math.inf
 
-    def _deliver(self, batch: tuple[Event, ...]) -> Life:
+    def _deliver(self, batch: tuple[Event, ...], error: Exception | None = None) -> Life:
+        """Hand the batch over; ``error``: what the sink raised when it was given the batch in its cohort."""
         self._batch = batch
         try:
             first_at, failures = self._clock.now(), 0
-            while (error := (yield from self._do(Call(self.sink.handle, (batch,))))) is not None:
+            if error is None:
+                error = yield from self._do(Call(self.sink.handle, (batch,)))
+            while error is not None:
                 failures += 1
                 self._failed(error, batch)
                 if self.delivery == "at_most_once":
@@ -168,6 +205,7 @@ class SinkWorker:
                     yield from self._give_up(batch, error, failures, first_at)
                     return
                 yield from self._pause(failures)
+                error = yield from self._do(Call(self.sink.handle, (batch,)))
             self._success(len(batch))
         finally:
             self._abandoned += len(self._batch)  # none, unless this delivery was cut
@@ -247,7 +285,7 @@ class SinkWorker:
 
     def _wanted(self) -> bool:
         """Whether there is anything to do but wait."""
-        return bool(self._requests) or self._tell_cut or self.stream._changed()
+        return bool(self._requests) or self._tell_cut or self.failed is not None or self.stream._changed()
 
     # ── from other threads ────────────────────────────────────────────────────────────────────────
 
@@ -327,6 +365,7 @@ class SinkWorker:
         delivered, dead, cut, batch = self._delivered, self.dead_lettered, self._abandoned, self._batch
         with self.stream._hub._lock:
             stream = self.stream._stats()
+            delivered += self.stream.handed_together()
         if self._runs_itself():
             delivered, batch = stream.delivered, ()
         in_hand = stream.delivered - delivered - dead - cut
@@ -354,6 +393,10 @@ class SinkWorker:
     def _call_began(self) -> float | None:
         return self.called_at
 
+    def _succeeded_at(self) -> datetime | None:
+        run = self.stream._run
+        return run.handled_at or self._last_success_at if isinstance(run, Cohort) else self._last_success_at
+
     def _state(self, busy: float) -> SinkState:
         if self._gave_up:
             return "failed"
@@ -376,7 +419,7 @@ class SinkWorker:
             errors=self.errors,
             last_error=self._last_error,
             last_error_at=self._last_error_at,
-            last_success_at=self._last_success_at,
+            last_success_at=self._succeeded_at(),
             call_seconds=busy,
         )
 
@@ -393,6 +436,35 @@ class PumpedWorker(SinkWorker):
     def wake(self) -> None:
         if self.pump is not None:
             self.pump.wake()
+
+    def _call_began(self) -> float | None:
+        if self.called_at is not None or self.pump is None:
+            return self.called_at
+        began: float | None = self.pump.call_began(self)
+        return began
+
+    def may_join(self, position: int) -> bool:
+        """Whether it is idle at that position, and nothing about it is special. Under the hub's lock."""
+        stream = self.stream
+        return (
+            self._at == math.inf
+            and stream._base == position
+            and not stream._special
+            and stream._limit >= INFINITE
+            and self._max_batch == MAX_BATCH
+            and not (self._requests or self._tell_cut or self.failed)
+        )
+
+    def leave_cohort(self, count: int = 0, failed: tuple[tuple[Event, ...], Exception] | None = None) -> None:
+        """Go on alone: with ``count`` events handled beyond the cohort's position, or with a batch that failed."""
+        stream = self.stream
+        with stream._hub._lock:
+            if isinstance(stream._run, Cohort):  # else it was closed meanwhile, and its books with it
+                self._last_success_at = self._succeeded_at()
+                stream._settle()
+                stream.handed += count
+                stream._base += count + (len(failed[0]) if failed else 0)
+                self.failed = failed
 
     def step(self) -> float:
         """Carry out a step; how many seconds the next can wait. Ends with ``EndOfStream``."""
@@ -423,16 +495,18 @@ class PumpedWorker(SinkWorker):
         self.called_at = time.monotonic()
         try:
             result = step.function(*step.arguments)
-            if result is not None and inspect.isawaitable(result):
-                self._await(result)
+            if result is not None:
+                self.returned(result)
             return None
         except BaseException as raised:
             return as_error(raised)
         finally:
             self.called_at = None
 
-    def _await(self, result: Any) -> None:
-        """A plain function gave something to await: run it on this thread, unless others wait for the thread."""
+    def returned(self, result: Any) -> None:
+        """What a plain function gave to await is run on this thread, unless others wait for the thread."""
+        if not inspect.isawaitable(result):
+            return
         if self.inline:
             if inspect.iscoroutine(result):
                 result.close()
