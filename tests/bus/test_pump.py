@@ -141,6 +141,7 @@ def test_a_pump_that_has_ended_takes_nobody_and_the_next_sink_gets_a_fresh_one(t
 @clause("S1")
 def test_a_fault_of_ours_ends_that_sink_only(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = Gated("one"), Gated("two")
+    one.max_batch = 1000  # fed alone
     bus = EventBus([one, two])
     one.gate.set(), two.gate.set()
 

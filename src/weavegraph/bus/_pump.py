@@ -39,6 +39,7 @@ class Pump:
         self._failures: dict[int, Exception] = {}  # of that, by index
         self._left_to: int | None = None  # the index of the one that the watchdog has left this thread to
         self._since = 0.0
+        self._goal = 0  # where those who are alone meet
         self._disturbed = False  # somebody wants something of a worker
         self.parked = False
         self.stopped = False
@@ -93,19 +94,25 @@ class Pump:
         wait = math.inf
         if (cohort := self._cohort) is not None:
             if disturbed or self._hub._closed:
-                self._dissolve(cohort)
-            elif self._feed(cohort):
+                self._release(cohort, [worker for worker in cohort.workers if not worker.may_join()])
+            if cohort.workers and self._feed(cohort):
                 wait = 0.0
-        turns = self._begin(self._alone, self._alone)
-        for worker in turns:
+        if not self._alone:
+            return wait
+        # Those who are alone go no further than the cohort is, or all will be, so that they meet there.
+        if self._cohort is not None:
+            self._goal = self._cohort.position
+        elif all(worker.stream._position >= self._goal for worker in self._alone):
+            self._goal = self._hub._ring.head
+        for worker in self._begin(self._alone, self._alone):
             try:
-                wait = min(wait, worker.step())
+                wait = min(wait, worker.step(self._goal))
             except Exception as ended:
                 if not isinstance(ended, EndOfStream):
                     worker.fail(ended)  # ours, not the sink's; the others are fed on
                 with self._lock:
                     self._alone = [other for other in self._alone if other is not worker]
-        if wait == math.inf and self._alone and not self._hub._closed:
+        if self._alone and not self._hub._closed and self._left_to is None:
             self._gather()
         return wait
 
@@ -120,8 +127,8 @@ class Pump:
     def _gather(self) -> None:
         """Feed those together that are idle at one position: 20× as fast with 1,000 sinks and an event at a time."""
         with self._hub._lock, self._lock:
-            cohort = self._cohort or Cohort(self._alone[0].stream._position)
-            joining = [worker for worker in self._alone if worker.may_join(cohort.position)]
+            cohort = self._cohort or Cohort(self._goal)
+            joining = [worker for worker in self._alone if worker.is_ready(cohort.position)]
             if not joining:
                 return
             for worker in joining:
@@ -131,11 +138,15 @@ class Pump:
             self._cohort = cohort
             self._alone = [worker for worker in self._alone if worker.stream._run is not cohort]
 
-    def _dissolve(self, cohort: Cohort) -> None:
-        for worker in cohort.workers:
+    def _release(self, cohort: Cohort, workers: list[PumpedWorker]) -> None:
+        for worker in workers:
             worker.leave_cohort()
         with self._lock:
-            self._alone, self._cohort = [*cohort.workers, *self._alone], None
+            cohort.workers = [worker for worker in cohort.workers if worker.stream._run is cohort]
+            cohort.handles = [worker.sink.handle for worker in cohort.workers]
+            self._alone = [*self._alone, *workers]
+            if not cohort.workers:
+                self._cohort = None
 
     def _feed(self, cohort: Cohort) -> bool:
         """Hand what is ready to all of them; whether there was anything."""
@@ -144,7 +155,7 @@ class Pump:
             return False
         batch = self._hub._ring.read(cohort.position, head)
         if batch is None:  # lost to the bound of bytes; each books that for itself
-            self._dissolve(cohort)
+            self._release(cohort, cohort.workers)
             return True
         calls = self._begin(cohort.workers, cohort.handles, batch)
         while True:

@@ -181,12 +181,19 @@ class SinkWorker:
     def _feed(self) -> Life:
         while True:
             failed, self.failed = self.failed, None
-            batch = self.stream._take_many(self._max_batch) if failed is None else failed[0]
+            batch = self._take() if failed is None else failed[0]
             if batch:
                 yield from self._deliver(batch, None if failed is None else failed[1])
             yield from self._answer(self.stream._position)
-            if not batch and not self._wanted():
+            if not batch and (self._waits_for_others() or not self._wanted()):
                 yield math.inf
+
+    def _take(self) -> tuple[Event, ...]:
+        return self.stream._take_many(self._max_batch)
+
+    def _waits_for_others(self) -> bool:
+        """Whether it takes nothing more now though there is more."""
+        return False
 
     def _deliver(self, batch: tuple[Event, ...], error: Exception | None = None) -> Life:
         """Hand the batch over; ``error``: what the sink raised when it was given the batch in its cohort."""
@@ -428,6 +435,7 @@ class PumpedWorker(SinkWorker):
     """A sync sink. A pump's thread carries out its steps; a call that hangs holds that thread only."""
 
     pump: Any = None  # the Pump that feeds it, set by it
+    _goal: int | None = None  # where the pump lets it meet others, to be fed with them from there
     _due = 0.0
     _at: Step = 0.0
     _life: Life | None = None
@@ -443,17 +451,22 @@ class PumpedWorker(SinkWorker):
         began: float | None = self.pump.call_began(self)
         return began
 
-    def may_join(self, position: int) -> bool:
-        """Whether it is idle at that position, and nothing about it is special. Under the hub's lock."""
+    def _take(self) -> tuple[Event, ...]:
+        most = self._max_batch if self._goal is None else min(self._max_batch, self._goal - self.stream._position)
+        return self.stream._take_many(most) if most > 0 else ()
+
+    def _waits_for_others(self) -> bool:
+        return self._goal is not None and self.stream._position >= self._goal and not self._tell_cut
+
+    def may_join(self) -> bool:
+        """Whether it can be fed with others: nothing about it is special, and nobody wants anything of it."""
         stream = self.stream
-        return (
-            self._at == math.inf
-            and stream._base == position
-            and not stream._special
-            and stream._limit >= INFINITE
-            and self._max_batch == MAX_BATCH
-            and not (self._requests or self._tell_cut or self.failed)
-        )
+        usual = not stream._special and stream._limit >= INFINITE and self._max_batch == MAX_BATCH
+        return usual and not (self._requests or self._tell_cut or self.failed)
+
+    def is_ready(self, position: int) -> bool:
+        """Whether it waits at that position to be fed with others. Under the hub's lock."""
+        return self._at == math.inf and self.stream._base == position and self.may_join()
 
     def leave_cohort(self, count: int = 0, failed: tuple[tuple[Event, ...], Exception] | None = None) -> None:
         """Go on alone: with ``count`` events handled beyond the cohort's position, or with a batch that failed."""
@@ -466,8 +479,12 @@ class PumpedWorker(SinkWorker):
                 stream._base += count + (len(failed[0]) if failed else 0)
                 self.failed = failed
 
-    def step(self) -> float:
-        """Carry out a step; how many seconds the next can wait. Ends with ``EndOfStream``."""
+    def step(self, goal: int | None = None) -> float:
+        """Carry out a step; how many seconds the next can wait. Ends with ``EndOfStream``.
+
+        ``goal``: take nothing beyond that position, where others are, or will be.
+        """
+        self._goal = goal if goal is not None and self.may_join() else None
         if self._life is None:
             self._life, outcome = self.life(), None
         elif isinstance(self._at, Call):
