@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -296,6 +297,8 @@ class HubBesideModel(RuleBasedStateMachine):
                 self.check_one(reader)
                 reader.stream.close()
             reader.stream = None
+            if dropped:
+                gc.collect()  # a Lagged from a task holds its frames, and with them the stream, in a cycle
 
     @precondition(lambda self: self.hub is not None and self.head > 60)
     @rule()
