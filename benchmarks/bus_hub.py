@@ -8,8 +8,10 @@ received every event, or the round is an error.
 from __future__ import annotations
 
 import asyncio
+import statistics
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 from benchmarks.measure import Sample, cpu_seconds, rounds, table
 from weavegraph import EndOfStream, EventBus, EventHub, EventStream, node_message
@@ -27,6 +29,8 @@ def run(quick: bool = False) -> str:
     parts = [
         fan_out(64, count, quick),
         fan_out(1, count, quick),
+        inline_sinks(count, quick),
+        latency(3 if quick else 9, 100 if quick else 300),
         from_a_thread(count, 10_000 if quick else 40_000),
         publish_cost(3 * count, 4_000 if quick else 8_000),
         emit(count, 10_000 if quick else 40_000),
@@ -38,10 +42,10 @@ def run(quick: bool = False) -> str:
 
 
 def fan_out(burst: int, count: int, quick: bool) -> str:
-    wanted = (20_000 if quick else 60_000) if burst > 1 else (6_000 if quick else 24_000)
+    wanted = (20_000 if quick else 120_000) if burst > 1 else (6_000 if quick else 24_000)
     rows = []
     for readers in READERS:
-        least = 2 * burst if burst > 1 else 20
+        least = (2 if quick else 6) * burst if burst > 1 else 40
         events = max(least, wanted // readers // burst * burst)
         results = rounds(
             {
@@ -72,9 +76,10 @@ def _run(contender: Callable[..., Awaitable[float]], *arguments: object) -> floa
     return asyncio.run(contender(*arguments))  # type: ignore[arg-type]
 
 
-async def _hub(readers: int, events: int, burst: int, read: Callable[[EventStream], Awaitable[int]]) -> float:
+async def _hub(readers: int, events: int, burst: int, read: Callable[[EventStream], Awaitable[None]]) -> float:
     hub = EventHub()
-    tasks = [asyncio.ensure_future(read(hub.subscribe())) for _ in range(readers)]
+    streams = [hub.subscribe() for _ in range(readers)]
+    tasks = [asyncio.ensure_future(read(stream)) for stream in streams]
     await asyncio.sleep(0)
     publish = hub.publish
     before = cpu_seconds()
@@ -83,9 +88,9 @@ async def _hub(readers: int, events: int, burst: int, read: Callable[[EventStrea
             publish(EVENT)
         await asyncio.sleep(0)
     hub.close()
-    got = await asyncio.gather(*tasks)
+    await asyncio.gather(*tasks)
     spent = cpu_seconds() - before
-    return _deliveries(got, events, readers) / spent
+    return _deliveries([stream.stats().delivered for stream in streams], events, readers) / spent
 
 
 async def _queues(
@@ -114,19 +119,18 @@ def _deliveries(got: list[int], events: int, readers: int) -> int:
     return events * readers
 
 
-async def _iterate(stream: EventStream) -> int:
+async def _iterate(stream: EventStream) -> None:
     async for _ in stream:
         pass
-    return stream.stats().delivered
 
 
-async def _many(stream: EventStream) -> int:
+async def _many(stream: EventStream) -> None:
     try:
         while True:
             for _ in await stream.recv_many():
                 pass
     except EndOfStream:
-        return stream.stats().delivered
+        pass
 
 
 async def _get(queue: asyncio.Queue[Event | None]) -> int:
@@ -149,6 +153,138 @@ async def _get_all(queue: asyncio.Queue[Event | None]) -> int:
             event = get_nowait()
 
 
+# ── inline sinks: on the bus's own thread, all from one pump ─────────────────────────────────────────
+
+
+class _Counting:
+    """An inline sink that counts; the last of them tells when it has all."""
+
+    inline = True
+    __slots__ = ("count", "tell", "wanted")
+
+    def __init__(self, wanted: int, tell: Callable[[], object]) -> None:
+        self.count, self.wanted, self.tell = 0, wanted, tell
+
+
+class _Batches(_Counting):
+    __slots__ = ()
+
+    def handle(self, batch: Sequence[Event]) -> None:
+        self.count += len(batch)
+        if self.count == self.wanted:
+            self.tell()
+
+
+class _Each(_Counting):
+    __slots__ = ()
+
+    def handle(self, batch: Sequence[Event]) -> None:
+        for _ in batch:
+            self.count += 1
+        if self.count == self.wanted:
+            self.tell()
+
+
+def inline_sinks(count: int, quick: bool) -> str:
+    rows = []
+    for sinks in READERS:
+        events = max(40 if quick else 200, (6_000 if quick else 24_000) // sinks)
+        results = rounds(
+            {
+                "batches": lambda n=sinks, e=events: _run(_sinks, n, e, _Batches),
+                "each": lambda n=sinks, e=events: _run(_sinks, n, e, _Each),
+                "Queue": lambda n=sinks, e=events: _run(_queues, n, e, 1, _get),
+            },
+            count,
+        )
+        queue = results["Queue"]
+        cells = [f"{results[name].text(_rate)} | {_times(results[name], queue)}" for name in ("batches", "each")]
+        rows.append([str(sinks), *" | ".join(cells).split(" | "), queue.text(_rate)])
+    head = ["sinks", "counting batches", "× Queue", "counting each event", "× Queue", "Queue"]
+    title = f"### Inline sinks, deliveries per CPU second, the producer yields after each event, {count} rounds\n\n"
+    return title + table(head, rows)
+
+
+async def _sinks(number: int, events: int, kind: type[_Counting]) -> float:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    left = iter(range(number - 1, -1, -1))
+
+    def tell() -> None:  # the one thread of the pump calls this, once for each sink
+        if not next(left):
+            loop.call_soon_threadsafe(ready.set)
+
+    sinks = [kind(events, tell) for _ in range(number)]
+    bus = EventBus(sinks)
+    await bus.flush()
+    publish = bus.emitter().emit
+    before = cpu_seconds()
+    for _ in range(events):
+        publish(EVENT)
+        await asyncio.sleep(0)
+    await ready.wait()
+    spent = cpu_seconds() - before
+    await bus.shutdown()
+    return _deliveries([sink.count for sink in sinks], events, number) / spent
+
+
+# ── latency ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def latency(count: int, events: int) -> str:
+    rows = []
+    for readers in (1, 100):
+        results = rounds(
+            {
+                "hub": lambda n=readers: _run(_hub_latency, n, events),
+                "Queue": lambda n=readers: _run(_queue_latency, n, events),
+            },
+            count,
+        )
+        times = f"{results['hub'].over(results['Queue']):.2f}"
+        rows.append([str(readers), results["hub"].text(_us), results["Queue"].text(_us), times])
+    title = f"### Latency at 1,000 events a second: the median of {events} events, µs; {count} rounds\n\n"
+    return title + table(["readers", "hub, `async for`", "Queue", "× Queue"], rows)
+
+
+async def _hub_latency(readers: int, events: int) -> float:
+    hub, seen = EventHub(), list[float]()
+
+    async def read(stream: EventStream) -> None:
+        async for event in stream:
+            seen.append(time.perf_counter() - sent[event.seq - 1])
+
+    sent: list[float] = []
+    tasks = [asyncio.ensure_future(read(hub.subscribe())) for _ in range(readers)]
+    for _ in range(events):
+        await asyncio.sleep(0.001)
+        sent.append(time.perf_counter())
+        hub.publish(EVENT)
+    hub.close()
+    await asyncio.gather(*tasks)
+    return statistics.median(seen)
+
+
+async def _queue_latency(readers: int, events: int) -> float:
+    queues: list[asyncio.Queue[float]] = [asyncio.Queue() for _ in range(readers)]
+    seen: list[float] = []
+
+    async def read(queue: asyncio.Queue[float]) -> None:
+        while sent := await queue.get():
+            seen.append(time.perf_counter() - sent)
+
+    tasks = [asyncio.ensure_future(read(queue)) for queue in queues]
+    for _ in range(events):
+        await asyncio.sleep(0.001)
+        sent = time.perf_counter()
+        for queue in queues:
+            queue.put_nowait(sent)
+    await asyncio.sleep(0.001)
+    for queue in queues:
+        queue.put_nowait(0.0)
+    await asyncio.gather(*tasks)
+    return statistics.median(seen)
+
+
 # ── thread → loop ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -168,7 +304,7 @@ def from_a_thread(count: int, events: int) -> str:
     )
 
 
-async def _thread_to_hub(events: int, read: Callable[[EventStream], Awaitable[int]]) -> float:
+async def _thread_to_hub(events: int, read: Callable[[EventStream], Awaitable[None]]) -> float:
     hub = EventHub()
 
     def produce() -> None:
@@ -177,15 +313,16 @@ async def _thread_to_hub(events: int, read: Callable[[EventStream], Awaitable[in
         hub.close()
 
     # Room for all of them: the thread does not wait for the loop.
-    task = asyncio.ensure_future(read(hub.subscribe(capacity=events)))
+    stream = hub.subscribe(capacity=events)
+    task = asyncio.ensure_future(read(stream))
     await asyncio.sleep(0)
     thread = threading.Thread(target=produce)
     before = cpu_seconds()
     thread.start()
-    got = await task
+    await task
     spent = cpu_seconds() - before
     thread.join()
-    return _deliveries([got], events, 1) / spent
+    return _deliveries([stream.stats().delivered], events, 1) / spent
 
 
 async def _thread_to_queue(events: int) -> float:
@@ -287,6 +424,10 @@ def _loop(call: Callable[[Event], object], events: int, fresh: bool) -> float:
 
 def _rate(value: float) -> str:
     return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.0f} k"
+
+
+def _us(value: float) -> str:
+    return f"{value * 1e6:,.0f}"
 
 
 def _ns(value: float) -> str:

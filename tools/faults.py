@@ -65,12 +65,12 @@ FAULTS = (
         BUS + "_stream.py",
         """            if event is not None:
                 return event
-            await self._park(None)
+            await self._park()
 """,
         """            if event is not None:
                 await asyncio.sleep(0)
                 return event
-            await self._park(None)
+            await self._park()
 """,
         RECEIVE,
     ),

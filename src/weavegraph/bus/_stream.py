@@ -350,7 +350,7 @@ class EventStream:
             event = self._take(brief=True)
             if event is not None:
                 return event
-            await self._park(None)
+            await self._park()
 
     async def recv_many(self, max: int = MAX_SLICE) -> tuple[Event, ...]:
         """At least one event and at most ``max``, in order; waits for the first. The fastest way to read.
@@ -370,7 +370,7 @@ class EventStream:
                     return batch
             elif self._waiting:
                 raise StreamBusyError
-            await self._park(None)
+            await self._park()
 
     def _take_many(self, most: int) -> tuple[Event, ...]:
         """What is ready, at most ``most``; nothing also after some milliseconds of events that do not match."""
@@ -431,7 +431,7 @@ class EventStream:
                 return event
             if loop.time() >= deadline:
                 return None
-            await self._park(deadline)
+            await self._park_until(deadline)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         if self._iterating():
@@ -450,20 +450,31 @@ class EventStream:
         # costs 15 to 20 % more). The cursor lives on the stream: breaking out and iterating again goes on.
         self._here()
         ring = self._ring
-        since, chunk = clock(), 8
+        since, chunk, rested = clock(), 8, False
         plain = self._filter is None and self._overflow != "block"
         while True:
             if self._waiting:
                 raise StreamBusyError
-            if ring.head == self._base and not self._special:
-                await self._park(None)
-                continue
+            if not self._special:
+                # The usual reader of a live stream: it waits, or one event is there. Without a call: 30 % of a wake-up.
+                head, position = ring.head, self._base
+                if head == position:
+                    await self._park()
+                    rested = True
+                    continue
+                if rested and head == position + 1 and self._run is None:
+                    slots = ring.slots
+                    event = slots[head % len(slots)]
+                    if ring.head == head and event is not None:  # the newest is always held
+                        self._base, rested = head, False
+                        yield event
+                        continue
             try:
                 ready = self._poll()
             except EndOfStream:
                 return
             if ready is None:
-                await self._park(None)
+                await self._park()
                 continue
             if type(ready) is DiagnosticEvent:
                 yield ready
@@ -550,14 +561,13 @@ class EventStream:
         self._waiting = True
         return future
 
-    async def _park(self, deadline: float | None) -> None:
-        """Wait until something may be ready, or until ``deadline`` on the loop's clock."""
+    async def _park(self) -> None:
+        """Wait until something may be ready."""
         future = self._arm()
         if future is None:
             if clock() - self._turn_at > YIELD_AFTER:
                 await self._yield()
             return
-        timer = None if deadline is None else self._loop.call_at(deadline, self._unpark)  # type: ignore[union-attr]
         try:
             await future
         except BaseException:
@@ -565,8 +575,14 @@ class EventStream:
             raise
         finally:
             self._waiting, self._rested = False, True
-            if timer is not None:
-                timer.cancel()
+
+    async def _park_until(self, deadline: float) -> None:
+        """The same, but no longer than until ``deadline`` on the loop's clock."""
+        timer = self._loop.call_at(deadline, self._unpark)  # type: ignore[union-attr]
+        try:
+            await self._park()
+        finally:
+            timer.cancel()
 
     def _changed(self) -> bool:
         """Whether there may be something to receive: what a reader asks after arming, before it sleeps."""

@@ -12,6 +12,8 @@ from typing import Any
 
 __all__ = ["LoopGroup", "Wakeups"]
 
+_get_running_loop, _current_task = asyncio._get_running_loop, asyncio.current_task
+
 INLINE_WAKES = 8
 """Up to so many readers are woken by the publisher itself, which saves them a turn of the loop."""
 
@@ -28,12 +30,15 @@ class LoopGroup:
 
     def notify(self) -> bool:
         """Wake all parked readers, from any thread; ``False`` if their loop is gone."""
-        loop = self.loop
-        if asyncio._get_running_loop() is loop and asyncio.current_task(loop) is not None:
+        loop, parked = self.loop, self.parked
+        if _get_running_loop() is loop and _current_task(loop) is not None:
             # On the loop's thread, in a task: the loop is awake and sees what is scheduled. Outside of a task
             # this may be a signal handler interrupting the loop's sleep, which only the self-pipe ends.
-            if len(self.parked) <= INLINE_WAKES:
-                self._flush()
+            if len(parked) <= INLINE_WAKES:
+                self.parked = {}
+                for future in parked.values():
+                    if not future.done():
+                        future.set_result(None)
             elif not self._flushing:
                 self._flushing = True
                 loop.call_soon(self._flush)

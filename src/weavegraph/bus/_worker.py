@@ -598,7 +598,7 @@ class LoopWorker(SinkWorker):
             elif step < math.inf:
                 await asyncio.sleep(step)
             elif not self._wanted():
-                await self.stream._park(None)
+                await self.stream._park()
             return None
         except GeneratorExit:
             raise
