@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -202,7 +203,7 @@ class TestFolderLog(LogKit):
 
 
 class FolderCheckpointer:
-    """One file a checkpoint. Creating a file that is there fails, for every process: that is the conflict."""
+    """One file a checkpoint. Linking to a name that is there fails, for every process: that is the conflict."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -215,11 +216,14 @@ class FolderCheckpointer:
         if checkpoint.number != last + 1:
             raise CheckpointConflictError(session, checkpoint.number - 1, last)
         self._place(session).mkdir(exist_ok=True)
+        draft = self._place(session) / f"draft-{uuid4().hex}"  # nobody may read half of it
         try:
-            with self._file(session, checkpoint.number).open("xb") as file:
-                file.write(body)
+            draft.write_bytes(body)
+            os.link(draft, self._file(session, checkpoint.number))
         except FileExistsError:
             raise CheckpointConflictError(session, checkpoint.number - 1, checkpoint.number) from None
+        finally:
+            draft.unlink(missing_ok=True)
         self._finished.pop((session, last), None)
 
     async def add_finished(self, session_id: str, number: int, finished: Finished, /) -> None:
@@ -289,7 +293,7 @@ class FolderCheckpointer:
 
     def _numbers(self, session_id: str) -> list[int]:
         place = self._place(session_id)
-        return sorted(int(file.name) for file in place.iterdir()) if place.is_dir() else []
+        return sorted(int(file.name) for file in place.iterdir() if file.name.isdigit()) if place.is_dir() else []
 
     def _place(self, session_id: str) -> Path:
         return self._folder / _file_name(session_id)
