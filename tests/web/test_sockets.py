@@ -1,4 +1,4 @@
-"""The same stream as a WebSocket, driven as a server drives it; and by a real client where there is one."""
+"""The same stream as a WebSocket, driven as a server drives it; and by a real client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
+from websockets.asyncio.client import connect
 
 from tests.support import clause
 from tests.web.support import Gated, chatty, eventually, serving
@@ -140,11 +140,10 @@ async def test_who_takes_nothing_is_given_up() -> None:
 
 
 async def test_a_real_client() -> None:
-    client_of = pytest.importorskip("websockets.asyncio.client", reason="no WebSocket client is installed")
     async with serving(chatty()) as (_, client):
         run_id = await client.start()
         frames = await (await client.watch(run_id)).rest()
         uri = f"ws://127.0.0.1:{client.port}/runs/{run_id}/ws?after=0"
-        async with client_of.connect(uri) as socket:
+        async with connect(uri) as socket:
             told = [json.loads(text) async for text in socket]
         assert [line["id"] for line in told] == [frame.id for frame in frames]
