@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -341,3 +342,29 @@ async def test_a_client_sees_each_event_once_through_restarts_of_the_server(tmp_
         parser.feed(piece)
     assert parser.frames[-1].event == "shutdown" and took < 2.5
     await client.aclose()
+
+
+@clause("10.valid")
+async def test_a_client_hops_between_two_processes_of_one_log(tmp_path: Path) -> None:
+    """Each position that one server gave is good at the other, while the run goes on in the first."""
+    one, two = [await asyncio.to_thread(Served, tmp_path, "log='sqlite:runs.db'") for _ in range(2)]
+    here, there = Client(one.port), Client(two.port)
+    run_id = await here.start({"extra": {"words": 100, "pause": 0.01}})
+    assert (await there.ask("POST", f"/runs/{run_id}/cancel")).code == "run_elsewhere"
+    seen: list[int] = []
+    last: str | None = "0"
+    hops = 0
+    async with asyncio.timeout(40):
+        for client in itertools.cycle((there, here)):
+            stream = await client.watch(run_id, last)
+            if stream.status == 204:
+                break
+            frames = await stream.frames(lambda found: len(found) >= 5)
+            stream.leave()
+            hops += 1
+            seen += [frame.json["run_seq"] for frame in frames]
+            last = frames[-1].id
+    assert seen == [*range(1, len(seen) + 1)] and len(seen) > 100 and hops >= 5
+    for client, server in ((here, one), (there, two)):
+        await client.aclose()
+        await asyncio.to_thread(server.stop, signal.SIGTERM)

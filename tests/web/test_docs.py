@@ -25,9 +25,9 @@ def program(name: str) -> Any:
     return module
 
 
-@clause("10.valid", "10.over")
-async def test_the_httpx_client_gets_each_event_once(monkeypatch: Any) -> None:
-    monkeypatch.setitem(sys.modules, "httpx", httpx2)
+async def gets_each_event_once(library: Any, monkeypatch: Any) -> None:
+    """The recipe with that library for its ``httpx``, over connections that are cut."""
+    monkeypatch.setitem(sys.modules, "httpx", library)
     watch = program("httpx_client").watch
     real = asyncio.sleep
     monkeypatch.setattr(asyncio, "sleep", lambda seconds: real(min(seconds, POLL)))
@@ -36,10 +36,15 @@ async def test_the_httpx_client_gets_each_event_once(monkeypatch: Any) -> None:
         await proxy.start()
         proxy.cut_after = 20_000
         run_id = await client.start()
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{proxy.port}") as http:
+        async with library.AsyncClient(base_url=f"http://127.0.0.1:{proxy.port}") as http:
             seen = [event["run_seq"] async for _, event in watch(http, run_id)]
         assert seen == [*range(1, len(seen) + 1)] and len(seen) > 200 and proxy.cuts >= 3
         await proxy.stop()
+
+
+@clause("10.valid", "10.over")
+async def test_the_httpx_client_gets_each_event_once(monkeypatch: Any) -> None:
+    await gets_each_event_once(httpx2, monkeypatch)
 
 
 async def test_the_mounted_app() -> None:
