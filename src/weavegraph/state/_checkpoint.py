@@ -10,8 +10,10 @@ import msgspec
 
 from weavegraph.state._records import ErrorRecord
 
-__all__ = ["Checkpoint", "CheckpointStatus", "Finished", "OpenQuestion", "Task", "with_finished"]
+__all__ = ["Checkpoint", "CheckpointStatus", "Finished", "OpenQuestion", "Task", "Unsaid", "with_finished"]
 
+Unsaid: TypeAlias = tuple[tuple[tuple[str | int, ...], Literal["nan", "inf", "-inf"]], ...]
+"""Where plain data has ``None`` for a number that JSON cannot say (fields, keys and places from the top), and which."""
 CheckpointStatus: TypeAlias = Literal["running", "completed", "failed", "cancelled", "paused", "interrupted"]
 
 
@@ -32,6 +34,8 @@ class Finished(msgspec.Struct, frozen=True):
     goto: tuple[Any, ...] | None
     """Where it wants to go; ``None``: along its edges."""
     added: tuple[Any, ...] = ()
+    unsaid: Unsaid = ()
+    """Of an output that is plain data."""
 
 
 class OpenQuestion(msgspec.Struct, frozen=True):
@@ -79,6 +83,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Of the graph that took it."""
     encoded: bool = False
     """Values, payloads and answers are plain data, as a durable checkpointer holds them."""
+    unsaid: Unsaid = ()
+    """Of one that is plain data: NaN and infinity in it, which ``revive`` puts back."""
 
 
 def with_finished(checkpoint: Checkpoint, added: Mapping[int, Finished]) -> Checkpoint:
