@@ -134,18 +134,18 @@ def test_credentials_of_a_url_are_never_shown() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-SECRETS = (
+SECRETS = (  # of sinks that nobody here knows, so that making one is an error
     "kafka:h?sasl_password=hunter2",
     "kafka:h?SASL_PASSWORD=hunter2",
     "nats:h?access_token=hunter2&name=n",
     "s3:b?secret_access_key=hunter2",
     "x:h?credentials=hunter2",
-    "redis://u:hunter2@h/0",
-    "redis://u:p@hunter2@h",
-    "redis://u:p/hunter2@h",
-    "redis://hunter2@h",
-    "redis:u:hunter2@h",
-    "redis:hunter2@h",
+    "amqp://u:hunter2@h/0",
+    "amqp://u:p@hunter2@h",
+    "amqp://u:p/hunter2@h",
+    "amqp://hunter2@h",
+    "amqp:u:hunter2@h",
+    "amqp:hunter2@h",
     "kafka:h?url=redis://u:hunter2@h/0",
 )
 

@@ -20,6 +20,7 @@
     │   ├── InvalidPositionError    `after` is not a position of this hub
     │   └── SubscriberOverflowError overflow="disconnect" closed this subscriber
     ├── ConfigError                 a setting is wrong
+    │   ├── MissingExtraError       an optional library is not installed
     │   ├── UnknownSinkError        no sink of that name
     │   └── CommandError            a command was given words that mean nothing here
     ├── LogError                    the event log cannot do that
@@ -106,6 +107,7 @@ __all__ = [
     "LogLateError",
     "LogUnavailableError",
     "LogVersionError",
+    "MissingExtraError",
     "NoRunningLoopError",
     "NodeCancelledError",
     "NodeContextError",
@@ -323,6 +325,16 @@ class UnknownSinkError(ConfigError):
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         self.name, self.known = name, known
         super().__init__(f"no sink is called {name!r}; known: {', '.join(known)}")
+
+
+class MissingExtraError(ConfigError, ImportError):
+    """An optional library is not installed; the text says how to get it."""
+
+    code = "missing_extra"
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.what, self.extra = what, extra
+        super().__init__(f"{what} needs a library that is not installed: pip install 'weavegraph[{extra}]'")
 
 
 class CommandError(ConfigError):

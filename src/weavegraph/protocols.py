@@ -43,7 +43,8 @@ class EventSink(Protocol):
 
     Optional attributes, looked up by name: ``name`` (str), ``inline`` (bool: quick and in memory, shares the bus's
     pump), ``delivery`` (``Delivery``, default ``"at_least_once"``), ``capacity`` (events; default: bytes decide),
-    ``max_batch`` (events). Optional methods, sync or async: ``start()`` before the first batch, ``flush()`` makes
+    ``max_batch`` (events), ``remote`` (bool: what takes its events can be away for long, so an app whose log lasts
+    ships to it from there). Optional methods, sync or async: ``start()`` before the first batch, ``flush()`` makes
     what was handled lasting, ``aclose()`` or ``close()`` after the last. Instead of ``handle`` a sink may have
     ``async run(stream)`` and own its loop.
     """

@@ -39,8 +39,8 @@ from weavegraph.errors import (
 )
 from weavegraph.events import GAP_SCOPE, Event
 from weavegraph.log import MemoryLog, Outbox, Retention, SqliteLog, _redis_server, copy_log, open_log, with_outboxes
-from weavegraph.log.redis_streams import RedisLog, RedisStreamSink, sink_from_url, tls_sink_from_url
-from weavegraph.sinks import MemorySink, make_sink, register_sink
+from weavegraph.log.redis_streams import RedisLog, RedisStreamSink, sink_from_url
+from weavegraph.sinks import MemorySink, make_sink
 from weavegraph.testing import FaultProxy, logged
 from weavegraph.testing._log_kit import collected, ending, positions
 
@@ -537,14 +537,65 @@ def test_configuration_makes_logs_and_sinks(server: RedisServer) -> None:
         open_log("amqp://user:s3cr3t@h/0")
     assert "s3cr3t" not in str(caught.value)
     assert RuntimeConfig(log=server.url).log == server.url
-    register_sink("redis", sink_from_url)
-    register_sink("rediss", tls_sink_from_url)
     sink = make_sink(SinkConfig.parse(f"{server.url}?prefix=42&max_events=100&name=mine"))
     assert isinstance(sink, RedisStreamSink) and (sink.name, sink.log.prefix) == ("mine", "42")
     tls = make_sink(SinkConfig.parse("rediss://h/0?ssl_cert_reqs=none&ssl_check_hostname=false"))
     assert "rediss://h:6379/0" in repr(tls)
     config = EventBusConfig(sinks=(f"redis://u:s3cr3t@127.0.0.1:{server.port}/0",))
     assert "s3cr3t" not in repr(config)
+
+
+@clause("12.7")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://u:hunter2@h/0",
+        "redis://u:p@hunter2@h",
+        "redis://u:p/hunter2@h",
+        "redis://u:p#hunter2@h",
+        "redis://u:[hunter2@h",
+        "redis://hunter2@h",
+        "redis:u:hunter2@h",
+        "redis:hunter2@h",
+        "redis://h/hunter2@x",
+        "redis://h/0?password=hunter2",
+        "rediss://h/0?ssl_password=hunter2",
+        "rediss://u:hunter2@h/0?ssl_cert_reqs=hunter2",
+    ],
+)
+def test_no_secret_of_a_url_is_shown_by_a_sink_a_log_or_an_error(url: str) -> None:
+    shown = []
+    for made in (lambda: make_sink(SinkConfig.parse(url)), lambda: open_log(url), lambda: RedisLog(url)):
+        try:
+            shown.append(repr(made()))
+        except ConfigError as exc:
+            shown.append(str(exc))
+    assert len(shown) == 3 and not [text for text in shown if "hunter2" in text]
+
+
+def test_without_its_library_one_sentence_says_what_to_install(tmp_path: Path) -> None:
+    program = """
+        import sys
+        sys.modules["redis"] = None
+        from weavegraph import SinkConfig
+        from weavegraph.cli import main
+        from weavegraph.errors import MissingExtraError
+        from weavegraph.log import open_log
+        from weavegraph.sinks import make_sink
+        for make in (lambda: open_log("redis://h/0"), lambda: make_sink(SinkConfig.parse("rediss://h/0"))):
+            try:
+                make()
+            except MissingExtraError as exc:
+                assert (exc.what, exc.extra) == ("Redis", "redis")
+                print(exc)
+        print(main(["runs", "redis://h/0"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, timeout=40
+    )
+    sentence = "Redis needs a library that is not installed: pip install 'weavegraph[redis]'"
+    assert done.stdout.splitlines() == [sentence, sentence, "2"], done.stderr
+    assert done.stderr == f"weavegraph: {sentence}\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

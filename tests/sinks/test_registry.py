@@ -18,7 +18,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UnknownSinkError) as caught:
         make_sink(SinkConfig.parse("carrier-pigeon:coop"))
     assert caught.value.known == known_sinks()
-    assert "jsonl, memory, sqlite, stdout" in str(caught.value)
+    assert "jsonl, memory, redis, rediss, sqlite, stdout" in str(caught.value)
 
 
 def test_options_of_a_url_become_what_they_say(tmp_path: Path) -> None:

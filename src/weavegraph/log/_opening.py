@@ -18,7 +18,8 @@ def open_log(value: Any) -> EventLog | None:
     """``None``, a log, or a URL: ``memory:``, ``sqlite:runs.db?durability=relaxed&max_age=604800``, ``redis://host/0``.
 
     Raises:
-        ConfigError: it is none of these, or the URL says something that it cannot.
+        ConfigError: it is none of these, or the URL says something that it cannot. MissingExtraError: its library is
+            not installed.
     """
     if not isinstance(value, str):
         if value is not None and not isinstance(value, EventLog):

@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -38,6 +39,7 @@ from weavegraph.errors import (
     LogLateError,
     LogUnavailableError,
     LogVersionError,
+    MissingExtraError,
     RunNotFoundError,
 )
 from weavegraph.events import Event, check_id, to_json
@@ -58,7 +60,7 @@ try:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 except ImportError as exc:
-    raise ImportError("Redis needs its client library: pip install 'weavegraph[redis]'") from exc
+    raise MissingExtraError("Redis", "redis") from exc
 
 __all__ = ["RedisLog", "RedisStreamSink", "sink_from_url", "tls_sink_from_url"]
 
@@ -140,7 +142,7 @@ class RedisLog:
         Raises:
             ConfigError: another scheme, an unknown option, or a value it cannot have.
         """
-        parts = urlsplit(url)
+        parts = _parted(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         rest = {name: options.pop(name) for name in tuple(options) if name not in _OPTIONS}
         return cls._from_options(urlunsplit(parts._replace(query=urlencode(rest))), options)
@@ -557,10 +559,7 @@ class _Driver:
     refusals: tuple[type[Exception], ...] = (said.ResponseError,)
 
     def __init__(self, url: str, timeout: float) -> None:
-        shown = _shown(url)
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ConfigError(f"redis log {shown!r}: write it as redis://host:6379/0, or rediss:// for TLS")
+        shown, parts = _shown(url), _parted(url)
         for name in dict(parse_qsl(parts.query, keep_blank_values=True)):
             if name not in _TLS and not (parts.scheme == "unix" and name == "db"):
                 known = ", ".join(sorted((*_OPTIONS, *_TLS)))
@@ -632,6 +631,19 @@ _PASSING = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "NORE
 def _denied(text: str) -> str:
     """What the server said, without what it may repeat of the command."""
     return text.split(":")[0] if text else "access denied"
+
+
+def _parted(url: str) -> SplitResult:
+    """The parts of a URL that has the form it must have, so that what is shown of it later holds no password."""
+    shown = _shown(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigError(f"redis log {shown!r}: not an address of a server") from None
+    known, local = parts.scheme in ("redis", "rediss", "unix"), parts.scheme == "unix"
+    if not known or not url.startswith(f"{parts.scheme}://") or not (local or re.fullmatch(r"(/\d*)?", parts.path)):
+        raise ConfigError(f"redis log {shown!r}: write it as redis://host:6379/0, or rediss:// for TLS")
+    return parts
 
 
 def _shown(url: str) -> str:

@@ -15,7 +15,7 @@ import msgspec
 from weavegraph.bus import EventBus, EventStream, LoopThread, OnLag, Overflow, ReplayHub
 from weavegraph.checkpoint import open_checkpointer
 from weavegraph.clock import SystemClock
-from weavegraph.config import RuntimeConfig
+from weavegraph.config import EventBusConfig, RuntimeConfig
 from weavegraph.errors import (
     AppClosedError,
     BlockingInLoopError,
@@ -31,11 +31,12 @@ from weavegraph.errors import (
 )
 from weavegraph.events import STREAM_END_SCOPE, EventFilter, Predicate, check_id, clean_text
 from weavegraph.graph import CompiledGraph, GraphMetadata
-from weavegraph.log import open_log
+from weavegraph.log import open_log, with_outboxes
 from weavegraph.protocols import Checkpointer, CheckpointPage, Clock, EventLog
 from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._execution import OPEN, SINK_GRACE, Execution
 from weavegraph.runtime._run import InvocationHandle
+from weavegraph.sinks import make_sink
 from weavegraph.state import Checkpoint, Values, isolate, revive, weigh
 
 __all__ = ["App", "StateSnapshot", "answered", "checked_options"]
@@ -85,11 +86,17 @@ class App(Generic[S]):
         """The bus of all runs of this app."""
         with self._lock:
             if self._bus is None:
-                self._bus = EventBus.from_config(self.config.event_bus, clock=self._clock)
+                self._bus = EventBus.from_config(self._bus_config(), clock=self._clock)
                 self._bus._warns = False
                 if self.config.ids is not None:
                     self._bus._hub._epoch = self._new_id("epoch")
             return self._bus
+
+    def _bus_config(self) -> EventBusConfig:
+        """With the sinks made, and the remote ones behind outboxes where the log lasts."""
+        config = self.config.event_bus
+        sinks = with_outboxes(self._log, [make_sink(sink) for sink in config.sinks])
+        return msgspec.structs.replace(config, sinks=tuple(sinks))
 
     @property
     def checkpointer(self) -> Checkpointer | None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from weavegraph.bus._factory import set_factory
 from weavegraph.config import SinkConfig
-from weavegraph.errors import ConfigError, UnknownSinkError
+from weavegraph.errors import ConfigError, MissingExtraError, UnknownSinkError
 from weavegraph.sinks._jsonlines import JsonLinesSink
 from weavegraph.sinks._memory import MemorySink
 from weavegraph.sinks._stdout import StdOutSink
@@ -42,7 +42,7 @@ def make_sink(config: SinkConfig) -> Any:
 
     Raises:
         UnknownSinkError: no sink of that name; lists the known ones.
-        ConfigError: the sink does not take this target or these options.
+        ConfigError: the sink does not take this target or these options. MissingExtraError: its library is missing.
     """
     if config.sink is not None:
         return _set(config.sink, config)
@@ -71,6 +71,8 @@ def _load(kind: str) -> SinkFactory:
         raise UnknownSinkError(kind, known_sinks())
     try:
         factory: SinkFactory = found.load()
+    except MissingExtraError:
+        raise
     except (ImportError, AttributeError) as exc:
         raise ConfigError(f"sink {kind!r} is registered as {found.value}, which cannot be imported: {exc}") from exc
     return factory
