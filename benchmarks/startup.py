@@ -1,10 +1,19 @@
-"""What it costs to be there: import time, memory, dependencies. Each measurement is a fresh interpreter."""
+"""What it costs to be there: import time, memory, dependencies. Each measurement is a fresh interpreter.
+
+Modules are compiled in the unmeasured round, into a folder of this run's own, and loaded in the others: as whoever
+installed a library has them, whatever the environment says about writing bytecode.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires
 
@@ -34,9 +43,12 @@ async def hello():
 asyncio.run(hello())
 """
 MEMORY = """
-from pathlib import Path
-status = Path("/proc/self/status")
-print(status.read_text().partition("VmHWM:")[2].split()[0] if status.exists() else "nan")
+import os
+if os.path.exists("/proc/self/status"):
+    with open("/proc/self/status") as status:
+        print(status.read().partition("VmHWM:")[2].split()[0])
+else:
+    print("nan")
 """
 
 
@@ -120,8 +132,17 @@ def _applies(marker: str) -> bool:
 
 
 def _number(program: str) -> float:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_environment())
     return float(done.stdout.split()[-1])
+
+
+@functools.cache
+def _environment() -> dict[str, str]:
+    compiled = tempfile.mkdtemp(prefix="benchmarks-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": compiled}
 
 
 def _ms(seconds: float) -> str:

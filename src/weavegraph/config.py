@@ -9,14 +9,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
@@ -77,6 +73,8 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, url: str) -> SinkConfig:
         """``kind:target?option=value&…``; the target and the options may be left out, the colon may not."""
+        from urllib.parse import parse_qsl
+
         kind, colon, rest = url.partition(":")
         if not colon:
             raise ConfigError(f"sink {_masked(url)!r}: write it as kind:target, for instance 'stdout:'")
@@ -104,6 +102,8 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def url(self) -> str:
         """The configuration as a URL, credentials masked."""
+        from urllib.parse import quote, urlencode
+
         extra = {key: value for key, value in (("name", self.name), ("capacity", self.capacity)) if value is not None}
         options = {key: _shown(key, value) for key, value in {**self.options, **extra}.items()}
         query = urlencode(options, quote_via=quote, safe="*")
@@ -217,6 +217,8 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fingerprint(self) -> str:
         """A hash of the settings that are plain values; objects (a clock, a checkpointer) count by their type."""
+        import hashlib
+
         parts = [f"{name}={_plainly(getattr(self, name))}" for name in self.__struct_fields__]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
@@ -228,6 +230,9 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> RuntimeConfig:
         """Settings from a TOML file: the same keys, at the top level or under ``[tool.weavegraph]``."""
+        import tomllib
+        from pathlib import Path
+
         try:
             table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import threading
 import warnings
 import weakref
@@ -157,7 +156,7 @@ class EventHub:
         self._capacity = INFINITE if capacity is None else capacity
         self._clock: Clock = clock or SystemClock()
         self._now = self._clock.now
-        self._epoch = secrets.token_hex(16)
+        self._epoch = os.urandom(16).hex()
         self._ring = Ring(min(self._capacity, FIRST_SIZE, max_bytes // FLAT_BYTES))
         self._lock: Any = threading.RLock()
         self._budget: Budget | None = None
@@ -642,7 +641,7 @@ class EventHub:
         """In a forked child: an unused hub starts afresh, a used one refuses (its readers live in the parent)."""
         self._wakeups = Wakeups()
         if self._ring.head == 0:
-            self._epoch = secrets.token_hex(16)
+            self._epoch = os.urandom(16).hex()
             for stream in self._living():
                 stream._loop = stream._group = None
                 stream._waiting = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from datetime import datetime
 
 import msgspec
@@ -32,8 +31,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         check_seconds("RetryPolicy.cap", self.cap)
 
     def delay(self, failures: int) -> float:
+        from random import uniform
+
         # Beyond 60 doublings every cap is reached, and a float still holds the product.
-        return random.uniform(0.0, min(self.cap, self.base * 2.0 ** min(failures - 1, 60)))
+        return uniform(0.0, min(self.cap, self.base * 2.0 ** min(failures - 1, 60)))
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 from weavegraph.checkpoint._memory import MemoryCheckpointer
 from weavegraph.errors import ConfigError
@@ -22,6 +21,8 @@ def open_checkpointer(value: Any) -> Checkpointer | None:
         if value is not None and not isinstance(value, Checkpointer):
             raise ConfigError(f"checkpointer={value!r}: give a Checkpointer, or a URL like 'sqlite:runs.db'")
         return value
+    from urllib.parse import parse_qsl
+
     kind, _, rest = value.partition(":")
     target, _, query = rest.partition("?")
     options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))

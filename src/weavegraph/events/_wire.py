@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, timedelta
 from typing import Any, Literal
 
@@ -22,9 +23,6 @@ from weavegraph.events._types import (
 __all__ = ["from_json", "to_json"]
 
 _encode = msgspec.json.Encoder().encode
-_decoder: msgspec.json.Decoder[NodeEvent | DiagnosticEvent | LLMStreamingEvent] = msgspec.json.Decoder(
-    NodeEvent | DiagnosticEvent | LLMStreamingEvent, strict=True
-)
 
 
 class _Version(msgspec.Struct):
@@ -32,6 +30,11 @@ class _Version(msgspec.Struct):
 
 
 _version = msgspec.json.Decoder(_Version)
+
+
+@functools.cache  # made when first needed: 1 ms of the import
+def _decoder() -> msgspec.json.Decoder[NodeEvent | DiagnosticEvent | LLMStreamingEvent]:
+    return msgspec.json.Decoder(NodeEvent | DiagnosticEvent | LLMStreamingEvent, strict=True)
 
 
 def to_json(event: Event, style: Literal["weavegraph", "rust"] = "weavegraph") -> bytes:
@@ -59,7 +62,7 @@ def from_json(data: bytes | str, /) -> Event:
         if len(raw) > MAX_EVENT_BYTES:
             raise EventDecodeError(f"{len(raw)} bytes; the limit is {MAX_EVENT_BYTES}")
         _check_version(raw)
-        event = _decoder.decode(raw)
+        event = _decoder().decode(raw)
         if event.timestamp.tzinfo is None:
             raise EventDecodeError("the timestamp has no time zone")
         if event.timestamp.utcoffset() != timedelta(0):

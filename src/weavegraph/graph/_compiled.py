@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias
 
@@ -41,8 +39,7 @@ class Retry(RetryPolicy, frozen=True, kw_only=True):
             raise ConfigError(f"Retry.on={self.on!r}: give an exception class, or a tuple of them")
 
 
-@dataclass(frozen=True, slots=True)
-class ConditionalEdge:
+class ConditionalEdge(msgspec.Struct, frozen=True):
     """After ``source``, ``router(state)`` answers where to go.
 
     ``to`` are the only nodes it may name, if known; ``names`` turns its answers into nodes.
@@ -54,8 +51,7 @@ class ConditionalEdge:
     names: dict[Any, str] | None = None
 
 
-@dataclass(slots=True)
-class NodePlan:
+class NodePlan(msgspec.Struct):
     """A node and all that running it needs, looked up once at ``compile``."""
 
     name: str
@@ -87,15 +83,14 @@ class GraphMetadata(msgspec.Struct, frozen=True, kw_only=True):
     reducers: dict[str, str]
 
 
-@dataclass(eq=False)
-class CompiledGraph:
+class CompiledGraph(msgspec.Struct, eq=False, dict=True, weakref=True):
     """Nodes in registration order, which is the order in which their updates are merged."""
 
     nodes: dict[str, NodePlan]
     start: NodePlan
     schema: StateSchema
     name: str
-    topological: tuple[str, ...] = field(default=(), repr=False)
+    topological: tuple[str, ...] = ()
 
     def edges(self) -> Iterator[tuple[str, str]]:
         """Every plain edge, START's first."""
@@ -127,6 +122,8 @@ class CompiledGraph:
     def fingerprint(self) -> str:
         """Of nodes and where their commands may go, edges, conditional edges with their answers, and the state's keys
         with their reducers."""
+        import hashlib
+
         parts = [f"node {plan.name} {_listed(plan.goto)}" for plan in self.nodes.values()]
         parts += [f"edge {source} {target}" for source, target in self.edges()]
         for edge in self.conditional_edges():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import secrets
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -31,7 +31,6 @@ from weavegraph.errors import (
 )
 from weavegraph.events import STREAM_END_SCOPE, EventFilter, Predicate, check_id, clean_text
 from weavegraph.graph import CompiledGraph, GraphMetadata
-from weavegraph.log import open_log, with_outboxes
 from weavegraph.protocols import Checkpointer, CheckpointPage, Clock, EventLog
 from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._execution import OPEN, SINK_GRACE, Execution
@@ -74,7 +73,7 @@ class App(Generic[S]):
         self._sessions: dict[str, Execution] = {}  # those that have an open run, by session id
         self._thread = LoopThread("weavegraph-runs")  # runs of the _sync calls, recorders, readers of the log
         self._loads = LoopThread("weavegraph-loads")  # checkpoints that are needed where nothing can be awaited
-        self._log: EventLog | None = open_log(config.log)
+        self._log: EventLog | None = opened_log(config.log)
         self._checkpointer: Checkpointer | None = open_checkpointer(config.checkpointer)
         self._one_file = share_a_file(self._log, self._checkpointer)
         self._closed = False
@@ -95,7 +94,11 @@ class App(Generic[S]):
     def _bus_config(self) -> EventBusConfig:
         """With the sinks made, and the remote ones behind outboxes where the log lasts."""
         config = self.config.event_bus
-        sinks = with_outboxes(self._log, [make_sink(sink) for sink in config.sinks])
+        sinks = [make_sink(sink) for sink in config.sinks]
+        if self._log is not None:
+            from weavegraph.log import with_outboxes
+
+            sinks = with_outboxes(self._log, sinks)
         return msgspec.structs.replace(config, sinks=tuple(sinks))
 
     @property
@@ -299,7 +302,7 @@ class App(Generic[S]):
 
     def _new_id(self, kind: str) -> str:
         if self.config.ids is None:
-            return secrets.token_hex(16)
+            return os.urandom(16).hex()
         return check_id(f"{kind} id", self.config.ids(kind))
 
     # ── the invoke family: all of it is start, watched and waited for in different ways ──────────────
@@ -660,6 +663,15 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise NoRunningLoopError from None
+
+
+def opened_log(value: Any) -> EventLog | None:
+    """The log that a configuration names. Without one nothing of logs, files and SQLite is imported."""
+    if value is None:
+        return None
+    from weavegraph.log import open_log
+
+    return open_log(value)
 
 
 def share_a_file(log: Any, checkpointer: Any) -> bool:

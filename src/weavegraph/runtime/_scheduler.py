@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from random import Random
 from typing import Any
 
 import msgspec
@@ -343,7 +342,7 @@ class Walk:
                 assert plan.retry is not None
                 attempt.node("retried", name, step, path, try_no, duration, text)
                 # Jitter from the task's own name: the same graph waits the same on every replay.
-                spread = Random(f"{attempt.lane.run_id}:{name}:{step}:{try_no}").uniform(0.0, 1.0)
+                spread = _spread(f"{attempt.lane.run_id}:{name}:{step}:{try_no}")
                 limit = min(plan.retry.cap, plan.retry.base * 2 ** min(try_no - 1, 60))
                 await self._pause(spread * limit)
                 continue
@@ -531,3 +530,10 @@ def _state_event(what: str, updates: list[tuple[str, Iterable[tuple[str, Any]]]]
     if what == "values":
         return {"values": {key: plain(value) for key, value in values.values.items()}}
     return {"updates": [{"by": who, "writes": {key: plain(value) for key, value in pairs}} for who, pairs in updates]}
+
+
+def _spread(seed: str) -> float:
+    """A number from 0 to 1 that follows from ``seed``."""
+    from random import Random
+
+    return Random(seed).uniform(0.0, 1.0)

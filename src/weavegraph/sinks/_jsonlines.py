@@ -7,14 +7,16 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from weavegraph.errors import ConfigError, EventDecodeError, PermanentSinkError
 from weavegraph.events import MAX_EVENT_BYTES, Event, from_json, to_json
 from weavegraph.protocols import Delivery
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["JsonLines", "JsonLinesSink", "read_jsonlines"]
 
@@ -63,6 +65,8 @@ class JsonLinesSink:
             raise ConfigError(f"style={style!r}: choose 'weavegraph' or 'rust'")
         if type(sync) is not bool:
             raise ConfigError(f"sync={sync!r}: give True or False")
+        from pathlib import Path
+
         self.path = Path(path)
         self._rotate_bytes, self._keep, self._sync = rotate_bytes, keep, sync
         self._style: Literal["weavegraph", "rust"] = style
@@ -154,6 +158,8 @@ def read_jsonlines(path: str | os.PathLike[str]) -> JsonLines:
 
     A batch that was retried is in the file twice; ``epoch`` and ``seq`` tell (delivery is at least once).
     """
+    from pathlib import Path
+
     found = JsonLines()
     for line, ended in _lines(Path(path)):
         try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from weavegraph.bus._factory import set_factory
 from weavegraph.config import SinkConfig
@@ -12,6 +11,9 @@ from weavegraph.errors import ConfigError, MissingExtraError, UnknownSinkError
 from weavegraph.sinks._jsonlines import JsonLinesSink
 from weavegraph.sinks._memory import MemorySink
 from weavegraph.sinks._stdout import StdOutSink
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["SinkFactory", "known_sinks", "make_sink", "register_sink"]
 
@@ -79,6 +81,8 @@ def _load(kind: str) -> SinkFactory:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # here: it takes as long as all of weavegraph's own modules
+
     return {point.name: point for point in entry_points(group="weavegraph.sinks")}
 
 

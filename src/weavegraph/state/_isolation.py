@@ -11,8 +11,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
-import fractions
-import pathlib
+import sys
 import types
 import uuid
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
@@ -33,11 +32,15 @@ _PLAIN = frozenset({list, dict, set})
 ATOMS = frozenset(
     {
         *(str, int, float, bool, type(None), bytes, complex, type(Ellipsis), type, range, uuid.UUID),
-        *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, decimal.Decimal, fractions.Fraction),
+        *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, decimal.Decimal),
         *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
-        *(pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath),
     }
 )
+_FURTHER = {
+    "fractions": ("Fraction",),
+    "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
+}
+"""Atoms by name: who has one has imported its module, and who has none is spared that (7 ms of the import)."""
 _MAX_DEPTH = 8
 
 
@@ -71,7 +74,13 @@ def weigh(value: Any, depth: int = 0) -> int:
         weigh(getattr(value, field.name, None), depth + 1) == FROZEN for field in dataclasses.fields(value)
     ):  # fmt: skip
         return FROZEN
-    return DEEP
+    return FROZEN if _is_further(kind) else DEEP
+
+
+def _is_further(kind: type) -> bool:
+    return any(
+        kind is getattr(sys.modules.get(module), name, None) for module, names in _FURTHER.items() for name in names
+    )
 
 
 def isolate(value: Any, weight: int) -> Any:
