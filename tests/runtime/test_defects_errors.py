@@ -13,18 +13,24 @@ from tests.runtime.test_defects_steps import Context, State, chain, remembering,
 from tests.support import clause, settle
 from weavegraph import (
     END,
+    INVOCATION_END_SCOPE,
     START,
     App,
+    AppRunner,
+    CancelToken,
     Event,
     GraphBuilder,
     InvocationHandle,
     RunCancelledError,
+    RunClosedError,
     RuntimeConfig,
     failure_of,
 )
+from weavegraph.checkpoint import MemoryCheckpointer
 from weavegraph.errors import NodeCancelledError
 from weavegraph.runtime._attempt import Attempt, code_of, describe
 from weavegraph.runtime._scheduler import StepFailed
+from weavegraph.state import Checkpoint
 
 
 async def ended(run: InvocationHandle[Any]) -> tuple[BaseException | None, list[Event]]:
@@ -282,6 +288,120 @@ async def test_no_step_follows_an_abort_that_a_node_took_for_its_own() -> None:
             await run
     await settle()
     assert ran == []
+
+
+@clause("8.abort")
+@pytest.mark.parametrize("how", ["start", "runner"])
+async def test_an_abort_that_the_very_last_node_took_for_its_own_still_ends_the_run_as_cancelled(how: str) -> None:
+    entered = asyncio.Event()
+
+    async def swallows(state: State) -> None:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+
+    app = chain(swallows, config=RuntimeConfig(cancel_grace=0))
+    async with app:
+        if how == "start":
+            run = app.start({})
+            await entered.wait()
+            run.abort()
+            error, events = await ended(run)
+        else:
+            token = CancelToken()
+            runner = AppRunner(app)
+            session = await runner.create_session({}, cancel=token)
+            stream = runner.event_stream(run_id=session.run_id)
+            work = asyncio.create_task(runner.run_until_complete(session.session_id))
+            await entered.wait()
+            token.cancel("aborted")
+            error = (await asyncio.gather(work, return_exceptions=True))[0]
+            events = [event async for event in stream]
+    assert type(error) is RunCancelledError
+    assert (events[-1].scope, events[-1].metadata["outcome"]) == ("weavegraph.stream.end", "cancelled")
+
+
+@clause("O3")
+async def test_nothing_of_a_thread_lands_behind_the_terminal_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the moment between the terminal event and the books of the bus, where a thread may have its turn."""
+    kept: list[Context] = []
+    refused: list[RunClosedError] = []
+
+    async def node(state: State, ctx: Context) -> None:
+        kept.append(ctx)
+
+    async with chain(node) as app:
+        books = app.event_bus.end_attempt
+
+        def in_between(lane: Any, outcome: str) -> None:
+            with pytest.raises(RunClosedError) as caught:
+                kept[0].emit("thread", "late")
+            refused.append(caught.value)
+            books(lane, outcome)
+
+        monkeypatch.setattr(app.event_bus, "end_attempt", in_between)
+        error, events = await ended(app.start({}))
+        assert error is None
+        assert app.event_bus.head == events[-1].seq
+    assert len(refused) == 1
+    assert events[-1].scope == "weavegraph.stream.end"
+    assert [event.scope for event in events].count("thread") == 0
+
+
+class Spiteful(Mute):
+    @property
+    def code(self) -> str:
+        raise RuntimeError("no code")
+
+
+@clause("J1", "O3")
+async def test_a_second_error_that_cannot_be_described_hides_nothing() -> None:
+    async def first(state: State) -> None:
+        raise ValueError("mine")
+
+    async def second(state: State) -> None:
+        raise Spiteful
+
+    async with side(first, second) as app:
+        error, events = await ended(app.start({}))
+    assert type(error) is ValueError
+    assert "also in this step: Spiteful: (its text cannot be had)" in error.__notes__
+    assert events[-1].metadata["error"] == "ValueError: mine"
+
+
+@clause("J1", "O3")
+async def test_a_checkpointer_whose_error_cannot_be_described_hides_nothing() -> None:
+    class Refuses(MemoryCheckpointer):
+        async def save(self, checkpoint: Checkpoint) -> None:
+            raise Spiteful
+
+    async def fails(state: State) -> None:
+        raise ValueError("mine")
+
+    config = RuntimeConfig(checkpointer=Refuses(), durability="end")
+    async with chain(fails, config=config) as app:
+        error, events = await ended(app.start({}))
+    assert type(error) is ValueError
+    assert "and its checkpoint could not be saved: Spiteful: (its text cannot be had)" in error.__notes__
+    assert events[-1].metadata == {"outcome": "failed", "step": 0, "error": "ValueError: mine"}
+
+
+@clause("J1")
+async def test_an_input_that_fails_with_an_error_that_cannot_be_described_still_ends() -> None:
+    async def fails(state: State) -> None:
+        raise Spiteful
+
+    async with chain(fails) as app:
+        runner = AppRunner(app)
+        session = await runner.create_iterative_session({})
+        stream = runner.event_stream(run_id=session.run_id)
+        with pytest.raises(Spiteful):
+            await runner.invoke_next(session.session_id, {})
+        await runner.finish_iterative_session(session.session_id)
+        ends = [event async for event in stream if event.scope == INVOCATION_END_SCOPE]
+    assert [event.metadata["error"] for event in ends] == ["Spiteful: (its text cannot be had)"]
 
 
 # ── marks ─────────────────────────────────────────────────────────────────────────────────────────

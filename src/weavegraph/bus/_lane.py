@@ -103,7 +103,18 @@ class Lane(EventHub):
         if bus._wakeups.armed:
             bus._wakeups.notify()
 
-    def _append(self, event: Event, extra: int, reserved: bool, count: bool) -> Event:
+    def conclude(self, event: Event, extra: int) -> Event:
+        """Store the attempt's terminal event and accept nothing after it, in one step: no thread gets in between.
+
+        What becomes of the streams, ``rest`` or ``close`` says.
+        """
+        with self._lock:
+            stamped = self._append(event, extra, True, True, last=True)
+        self._wakeups.notify()
+        self._bus._wakeups.notify()
+        return stamped
+
+    def _append(self, event: Event, extra: int, reserved: bool, count: bool, last: bool = False) -> Event:
         """``_store``, under the lock."""
         bus = self._bus
         ring, bus_ring = self._ring, bus._ring
@@ -136,6 +147,8 @@ class Lane(EventHub):
                     ring.head = run_seq
                     bus_ring.slots[seq % bus_ring.size] = stamped
                     bus_ring.head = seq
+                    if last:  # here, that a signal handler's emit does not land behind it either
+                        self._resting, self._limit = True, -1
                     break
         except EmitterError as refusal:
             self._count(refusal, count)

@@ -18,6 +18,7 @@ from weavegraph.errors import EventInvalidError, EventTooLargeError
 from weavegraph.events import (
     STREAM_END_SCOPE,
     DiagnosticEvent,
+    Event,
     FrozenDict,
     FrozenList,
     admit,
@@ -154,21 +155,8 @@ class Attempt:
     ) -> None:
         """Write one event of any size. It is never refused: what does not fit is left out, and said to be."""
         self.flush()
-        if self.lane.attempt != self.number:
-            return
-        if len(message) > 10_000:
-            message = message[:10_000] + "…"
-        message = clean_text("message", message)
-        try:
-            event = DiagnosticEvent(scope, message, freeze_metadata(metadata), node_id=node, step=step, path=path)
-            event, extra = admit(event, reserved=True)  # type: ignore[assignment]
-        except (EventInvalidError, EventTooLargeError) as exc:
-            why = "too large" if isinstance(exc, EventTooLargeError) else str(exc)
-            kept = {key: value for key, value in metadata.items() if _small(value)}
-            short = freeze_metadata({**kept, "left_out": why[:1000]})
-            event = DiagnosticEvent(scope, message[:1000], short, node_id=node, step=step, path=path)
-            event, extra = admit(event, reserved=True)  # type: ignore[assignment]
-        self.lane._store(event, extra)
+        if self.lane.attempt == self.number:
+            self.lane._store(*_fitting(scope, message, metadata, node, step, path))
 
     def started(self, graph: str, fingerprint: str, inputs: Iterable[str]) -> None:
         metadata: dict[str, Any] = {"graph": graph, "fingerprint": fingerprint, "session": self.lane.session_id}
@@ -263,7 +251,8 @@ class Attempt:
             code = code_of(error) if code is None else code
         if code is not None:
             metadata["code"] = code
-        self.say(STREAM_END_SCOPE, outcome, metadata)
+        if self.lane.attempt == self.number:
+            self.lane.conclude(*_fitting(STREAM_END_SCOPE, outcome, metadata))
 
     # ── observers ─────────────────────────────────────────────────────────────────────────────────
 
@@ -314,6 +303,29 @@ def plain(value: Any) -> Any:
             return repr(value)[:1000]
         except Exception:
             return f"<{type(value).__name__}>"
+
+
+def _fitting(
+    scope: str,
+    message: str,
+    metadata: Mapping[str, Any],
+    node: str | None = None,
+    step: int | None = None,
+    path: tuple[str, ...] = (),
+) -> tuple[Event, int]:
+    """An event that is fit to be stored, and its charge. What of it does not fit is left out, and said to be."""
+    if len(message) > 10_000:
+        message = message[:10_000] + "…"
+    message = clean_text("message", message)
+    try:
+        event = DiagnosticEvent(scope, message, freeze_metadata(metadata), node_id=node, step=step, path=path)
+        return admit(event, reserved=True)
+    except (EventInvalidError, EventTooLargeError) as exc:
+        why = "too large" if isinstance(exc, EventTooLargeError) else str(exc)
+        kept = {key: value for key, value in metadata.items() if _small(value)}
+        short = freeze_metadata({**kept, "left_out": why[:1000]})
+        event = DiagnosticEvent(scope, message[:1000], short, node_id=node, step=step, path=path)
+        return admit(event, reserved=True)
 
 
 def _small(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weavegraph.bus import Lane, SinkGuard
 from weavegraph.errors import EmitterError, GraphError, LogError, RunCancelledError, SessionBusyError
 from weavegraph.protocols import Checkpointer
-from weavegraph.runtime._attempt import Attempt
+from weavegraph.runtime._attempt import Attempt, code_of, describe
 from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._latch import Latch
 from weavegraph.runtime._recorder import Recorder
@@ -160,6 +160,8 @@ class Execution:
         self.token.raise_if_cancelled()
         outcome = await self.walk.superstep()
         self.attempt.answers = {}
+        if self.attempt.killed and self.walk.done:  # the last node took the cancellation for its own
+            raise RunCancelledError(self.lane.run_id, self.token.reason or self.reason or "cancelled")
         if self.app.config.durability == "step" and self.checkpointer is not None:
             await self.save("completed" if self.walk.done and not self.iterative else "running", outcome)
         return outcome
@@ -271,7 +273,7 @@ class Execution:
     def _log_failed(self, error: BaseException) -> None:
         """The log cannot be written any more: the run must not go on as if it were."""
         self._fault = error
-        self.token.cancel(getattr(error, "code", "log"))
+        self.token.cancel(str(code_of(error) or "log"))
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────
 
@@ -285,7 +287,7 @@ class Execution:
             self.record(exc.error, *exc.others)
             for other in exc.others:
                 with contextlib.suppress(Exception):
-                    exc.error.add_note(f"also in this step: {type(other).__name__}: {other}")
+                    exc.error.add_note(f"also in this step: {describe(other)}")
             await self.end("failed", exc.error)
         elif asked and isinstance(exc, RunCancelledError | asyncio.CancelledError):
             self.reason = self.token.reason or self.reason or "cancelled"
@@ -306,7 +308,7 @@ class Execution:
             with contextlib.suppress(GraphError):  # a reducer of the user's own that does not take them
                 self.walk.values, _ = schema.merge(self.walk.values, [("the runtime", [("errors", list(records))])])
 
-    async def end(self, status: RunStatus, error: BaseException | None = None, code: str | None = None) -> None:
+    async def end(self, status: RunStatus, error: BaseException | None = None, code: str | int | None = None) -> None:
         """Save, write the terminal event, let go of everything, and tell who waits.
 
         A cancellation of the caller meanwhile is raised when all of that is done.
@@ -331,7 +333,7 @@ class Execution:
                 status, error, code = "failed", exc, None
             else:
                 with contextlib.suppress(Exception):
-                    error.add_note(f"and its checkpoint could not be saved: {type(exc).__name__}: {exc}")
+                    error.add_note(f"and its checkpoint could not be saved: {describe(exc)}")
         self.conclude(status, error, code)
         try:
             await self._hand_over()
@@ -350,12 +352,12 @@ class Execution:
         if waits:
             await asyncio.gather(*waits, return_exceptions=True)
 
-    def finish(self, status: RunStatus, error: BaseException | None, code: str | None) -> None:
+    def finish(self, status: RunStatus, error: BaseException | None, code: str | int | None) -> None:
         """As ``end``, where nothing can be awaited."""
         self.conclude(status, error, code)
         self.release()
 
-    def conclude(self, status: RunStatus, error: BaseException | None, code: str | None) -> None:
+    def conclude(self, status: RunStatus, error: BaseException | None, code: str | int | None) -> None:
         """The terminal event, and the lane's rest; the session is free for what comes next."""
         if self.status != "running":
             return

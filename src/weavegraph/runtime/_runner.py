@@ -16,6 +16,7 @@ from weavegraph.events import INVOCATION_END_SCOPE
 from weavegraph.graph import END, START
 from weavegraph.protocols import Checkpointer, CheckpointPage
 from weavegraph.runtime._app import App, answered, checked_options
+from weavegraph.runtime._attempt import describe
 from weavegraph.runtime._cancel import CancelToken
 from weavegraph.runtime._execution import Execution
 from weavegraph.runtime._scheduler import StepFailed, StepPaused
@@ -431,7 +432,7 @@ class AppRunner(Generic[S]):
         step = 0 if execution.walk is None else execution.walk.step
         metadata: dict[str, Any] = {"outcome": outcome, "step": step}
         if error is not None:
-            metadata["error"] = f"{type(error).__name__}: {error}"[:10_000]
+            metadata["error"] = describe(error)
         execution.attempt.say(INVOCATION_END_SCOPE, outcome, metadata)
 
     def _check_entry(self, entry: str) -> None:
