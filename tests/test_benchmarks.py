@@ -80,6 +80,14 @@ async def delivering(events: int, readers: int = 1) -> None:
     assert set(await asyncio.gather(*tasks)) == {events}
 
 
+async def describing(nodes: int) -> None:
+    graph.chain_builder(nodes)
+
+
+async def compiling(nodes: int) -> None:
+    graph.chain_builder(nodes).compile()
+
+
 def emitting(readers: int) -> float:
     """Instructions of one publish while that many readers wait; their own are not counted."""
 
@@ -113,6 +121,8 @@ def prepared(make: Callable[[int], Callable[[], Awaitable[Any]]]) -> float:
 BOUNDS: dict[str, tuple[Callable[[], float], int]] = {
     "publish": (lambda: count(publishing), 400),
     "delivery to an async for": (lambda: count(delivering) - count(publishing), 60),
+    "add_node and add_edge": (lambda: count(describing), 800),
+    "compile, a node": (lambda: count(compiling) - count(describing), 800),
     "ctx.emit, read by one": (lambda: prepared(streaming.burst), 1100),
     "a node of a chain": (lambda: prepared(graph.chain), 2250),
     "a turn of a loop, a router after it": (lambda: prepared(graph.loop), 3100),

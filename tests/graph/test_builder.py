@@ -198,6 +198,48 @@ def test_where_commands_may_go_is_read_from_the_return_type_or_the_code() -> Non
     }  # fmt: skip
 
 
+def test_a_return_type_counts_though_another_annotation_is_for_type_checkers_only() -> None:
+    def said(state: OnlyForTypeCheckers) -> Command[Literal["b"]]:  # type: ignore[name-defined]  # noqa: F821
+        return Command(goto="b")
+
+    assert GraphBuilder().add_node("n", said)._nodes["n"].goto == ("b",)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        lambda state: None,
+        lambda state, /: None,
+        lambda state, ctx: None,
+        lambda state, ctx=None: None,
+        lambda state=1, ctx=2: None,
+        lambda state, ctx, more=3: None,
+        lambda state, ctx, more: None,
+        lambda state, *rest: None,
+        lambda *rest: None,
+        lambda **named: None,
+        lambda: None,
+        lambda *, key: None,
+        lambda state, *, key: None,
+        lambda state, *, key=1: None,
+        lambda state, *, key=1, other: None,
+        lambda state, **named: None,
+    ],
+)
+def test_a_plain_function_is_taken_or_refused_as_its_signature_says(node: Any) -> None:
+    @functools.wraps(node)
+    def decorated(*args: Any, **kwargs: Any) -> Any:
+        return node(*args, **kwargs)
+
+    def plan(function: Any) -> Any:
+        try:
+            return GraphBuilder().add_node("n", function)._nodes["n"].takes_context
+        except GraphError as exc:
+            return str(exc)
+
+    assert plan(node) == plan(decorated)
+
+
 def test_the_topological_order_is_deterministic_start_first_end_last() -> None:
     builder = GraphBuilder()
     for name in ("late", "b", "a"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -16,6 +17,9 @@ from weavegraph.state import Command, NodePartial, Send
 __all__ = ["answers_of", "check_router", "names_of", "plan_of"]
 
 _ROUTING = frozenset({"Command", "Send", "NodePartial", "FrontierCommand"})
+_PLAIN = frozenset({"None", "Any", "object", "bool", "int", "float", "str", "bytes", "dict", "list", "Mapping"})
+"""What says nothing of where commands go, if a return type says no more."""
+_WORDS = re.compile(r"\w+").findall
 
 
 def plan_of(
@@ -83,6 +87,11 @@ def _callable(name: str, node: Any) -> Callable[..., Any]:
 
 
 def _takes_context(name: str, call: Callable[..., Any]) -> bool:
+    if type(call) is types.FunctionType and not call.__dict__:  # nothing decorated: 1 µs instead of 30
+        code, more = call.__code__, bool(call.__code__.co_flags & inspect.CO_VARARGS)
+        least = code.co_argcount - len(call.__defaults__ or ())
+        if least <= 2 and (code.co_argcount or more) and code.co_kwonlyargcount == len(call.__kwdefaults__ or ()):
+            return code.co_argcount >= 2 or more
     try:
         parameters = list(inspect.signature(call).parameters.values())
     except (TypeError, ValueError):
@@ -125,9 +134,16 @@ def _names_routing(code: types.CodeType) -> bool:
 
 
 def _returns(call: Callable[..., Any]) -> Any:
+    """The return type; ``None`` if there is none, or none that can be known when the program runs."""
     function = call if inspect.isroutine(call) else getattr(call, "__call__", call)  # noqa: B004
     try:
-        return typing.get_type_hints(function).get("return")
+        hint = function.__annotations__["return"]
+        if isinstance(hint, str) and _PLAIN.issuperset(_WORDS(hint)):  # no need to know: 3 µs instead of 40
+            return None
+        scope = getattr(inspect.unwrap(function), "__globals__", {})
+        alone = types.SimpleNamespace(__annotations__={"return": hint}, __globals__=scope)
+        alone.__type_params__ = getattr(function, "__type_params__", ())
+        return typing.get_type_hints(alone).get("return")
     except Exception:  # names that exist for type checkers only
         return None
 
