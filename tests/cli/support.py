@@ -32,7 +32,8 @@ class Done(NamedTuple):
 
 def environment(**more: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    return {**kept, "PYTHONPATH": str(ROOT), "TZ": "UTC", "PYTHONWARNINGS": "error::ResourceWarning", **more}
+    path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+    return {**kept, "PYTHONPATH": path, "TZ": "UTC", "PYTHONWARNINGS": "error::ResourceWarning", **more}
 
 
 def cli(*words: str, cwd: Path, stdin: bytes = b"", **env: str) -> Done:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,7 +18,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.cli.support import FLOWS, Terminal, cli, finished, golden, normal, read_until, started
+from tests.cli.support import (
+    FLOWS,
+    PATIENCE,
+    Terminal,
+    cli,
+    environment,
+    finished,
+    golden,
+    normal,
+    read_until,
+    started,
+)
 from tests.support import clause
 from weavegraph.events import STREAM_END_SCOPE, DiagnosticEvent, Event, LLMStreamingEvent, from_json
 from weavegraph.log import SqliteLog
@@ -48,6 +64,45 @@ def ended(events: Sequence[Event], outcome: str = "completed") -> list[Event]:
 
 def positions(out: str) -> list[int]:
     return [json.loads(line)["run_seq"] for line in out.splitlines()]
+
+
+WITHOUT_RIGHTS = """
+import os, sys
+from weavegraph.cli import main
+command, warm, url = sys.argv[1:4]
+with open(os.devnull, "w") as sys.stdout:  # once with rights, so that all is imported
+    main([command, warm, *sys.argv[4:]])
+sys.stdout = sys.__stdout__
+if os.geteuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+sys.exit(main([command, url, *sys.argv[4:]]))
+"""
+
+
+@clause("D5")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_log_that_may_only_be_read_is_read(what: str, tmp_path: Path) -> None:
+    """By somebody to whom permissions apply."""
+    written(tmp_path, ended(logged("r1", 1, 3)))
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        folder = Path(top) / "logs"
+        folder.mkdir()
+        shutil.copy(tmp_path / "r.db", folder / "r.db")
+        (folder / "r.db").chmod(0o444 if what == "file" else 0o666)
+        folder.chmod(0o777 if what == "file" else 0o555)
+        found = {}
+        for name in ("runs", "tail", "replay"):
+            words = [name, f"sqlite:{tmp_path}/r.db", f"sqlite:{folder}/r.db", "--json"]
+            done = subprocess.run(
+                [sys.executable, "-c", WITHOUT_RIGHTS, *words], capture_output=True, env=environment(), timeout=PATIENCE
+            )
+            assert done.returncode == 0, done.stderr.decode()
+            found[name] = done.stdout.decode()
+        assert [json.loads(line)["last_position"] for line in found["runs"].splitlines()] == [4]
+        assert positions(found["tail"]) == positions(found["replay"]) == [1, 2, 3, 4]
+        assert [each.name for each in folder.iterdir()] == ["r.db"]
+        folder.chmod(0o755)
 
 
 @clause("8.kill", "D4", "O3.resume", "D9")

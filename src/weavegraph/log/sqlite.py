@@ -59,7 +59,8 @@ class SqliteLog:
     *Order*: positions of a run are ``run_seq``, without holes. *Loss*: what ``durability`` says, and what ``retention``
     or ``trim`` takes, which readers see as one exact gap. *Waiting*: ``append`` waits for its group commit, readers
     never for writers. *Cancellation*: a cancelled ``append`` may be kept or not; give it again. *After close*:
-    ``LogClosedError``. *Fork*: ``ForkedLogError`` in a child when the parent had the file open.
+    ``LogClosedError``. *Fork*: ``ForkedLogError`` in a child when the parent had the file open. *Reading only*: a file
+    that this user may not write, or whose folder they may not, is read and followed; nothing is made beside it.
 
     Raises, from every coroutine and iterator:
         LogUnavailableError: disk full, read-only, locked for ``busy_timeout`` seconds, I/O; nothing is damaged, and the

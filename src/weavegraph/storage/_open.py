@@ -14,7 +14,7 @@ from weavegraph.errors import LogCorruptError, LogUnavailableError
 from weavegraph.storage._mark import Mark
 from weavegraph.storage._schema import check, install
 
-__all__ = ["open_reader", "open_writer"]
+__all__ = ["look", "may_write", "open_reader", "open_writer", "side_file"]
 
 T = TypeVar("T")
 WAL_PAGES = 4000
@@ -31,13 +31,14 @@ def open_writer(path: Path, mark: Mark, busy_timeout: float) -> sqlite3.Connecti
     """
     _create(path, mark)
     # Asked first: side files that SQLite makes beside a read-only database stay read-only when it no longer is.
-    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise LogUnavailableError(str(path), "read-only: this user may not write it")
+    if not may_write(path):
+        what = "its folder" if _access(path) else "it"
+        raise LogUnavailableError(str(path), f"read-only: this user may not write {what}")
     noted = mark.read()  # before the look at the store, whose number may only be larger
     # A read-only connection leaves a hot write-ahead log alone; a writing one would move it into the database.
     with contextlib.closing(open_reader(path, busy_timeout)) as reader:
         try:
-            _patiently(lambda: _look(reader, path, noted, mark), busy_timeout)
+            _patiently(lambda: look(reader, path, noted, mark), busy_timeout)
         except sqlite3.OperationalError as exc:
             # Cut off while it was made, it has a journal that only a writing connection can undo.
             if exc.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
@@ -46,7 +47,7 @@ def open_writer(path: Path, mark: Mark, busy_timeout: float) -> sqlite3.Connecti
         path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
-        found = _patiently(lambda: _look(connection, path, noted, mark), busy_timeout)
+        found = _patiently(lambda: look(connection, path, noted, mark), busy_timeout)
         _patiently(lambda: _use_wal(connection, path), busy_timeout)
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute("PRAGMA journal_size_limit = 67108864")  # bytes of -wal kept after a burst
@@ -60,13 +61,44 @@ def open_writer(path: Path, mark: Mark, busy_timeout: float) -> sqlite3.Connecti
     return connection
 
 
-def open_reader(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    """A connection that cannot write, not even when it is closed last."""
+def open_reader(path: Path, busy_timeout: float, *, immutable: bool = False) -> sqlite3.Connection:
+    """A connection that cannot write, not even when it is closed last.
+
+    ``immutable``: it makes no file beside, takes no lock, and trusts that nobody writes.
+    """
     connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=ro", uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False
-    )
+        f"{path.as_uri()}?mode=ro{'&immutable=1' if immutable else ''}",
+        uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False,
+    )  # fmt: skip
     _harden(connection)
     return connection
+
+
+def may_write(path: Path) -> bool:
+    """Whether this user may write the file, and what SQLite keeps beside it; or may try to make it."""
+    if not path.exists():
+        return True
+    return _access(path) and (_access(path.parent) or _access(side_file(path, "-wal")))
+
+
+def side_file(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _access(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def look(connection: sqlite3.Connection, path: Path, noted: tuple[bytes, int], mark: Mark) -> bool:
+    """Whether the file is set up, after making sure that it is ours and lacks no acknowledged commit."""
+    if check(connection, str(path)):
+        store_id, commits = _state(connection, path)
+        if noted[0] == store_id and noted[1] > commits:
+            raise _missing(path, noted[1] - commits, mark)
+        return True
+    if noted[1]:  # the file is empty, and was not
+        raise _missing(path, noted[1], mark)
+    return False
 
 
 def _create(path: Path, mark: Mark) -> None:
@@ -106,18 +138,6 @@ def _install(connection: sqlite3.Connection, path: Path) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-
-
-def _look(connection: sqlite3.Connection, path: Path, noted: tuple[bytes, int], mark: Mark) -> bool:
-    """Whether the file is set up, after making sure that it is ours and lacks no acknowledged commit."""
-    if check(connection, str(path)):
-        store_id, commits = _state(connection, path)
-        if noted[0] == store_id and noted[1] > commits:
-            raise _missing(path, noted[1] - commits, mark)
-        return True
-    if noted[1]:  # the file is empty, and was not
-        raise _missing(path, noted[1], mark)
-    return False
 
 
 def _state(connection: sqlite3.Connection, path: Path) -> tuple[bytes, int]:

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from weavegraph.errors import LogError
 from weavegraph.storage._notices import Notices
-from weavegraph.storage._open import open_reader
+from weavegraph.storage._reader import Reader
 
 __all__ = ["LONGEST", "SHORTEST", "Poller"]
 
@@ -43,31 +44,32 @@ class Poller:
             thread.join(wait)
 
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
-        seen, interval, opened = -1, SHORTEST, 0
+        reader = Reader(self._path, 1.0, lambda: self._own()[0])
+        seen, interval = -1, SHORTEST
         while not self._stopped.wait(interval):
             with self._lock:
                 if not self._notices:
                     self._thread = None
                     break
             try:
-                generation, own = self._own()  # before the look: a commit between the two is told twice, never missed
-                if connection is not None and generation != opened:
-                    connection.close()
-                    connection = None
-                if connection is None:
-                    connection, opened = open_reader(self._path, 1.0), generation
-                (commits,) = connection.execute("SELECT commits FROM store_state WHERE id = 1").fetchone()
-                foreign = commits - own
-            except (sqlite3.Error, TypeError):  # the watchers look for themselves and get the error by its name
-                if connection is not None:
-                    connection.close()
-                connection, foreign = None, -1
+                _, own = self._own()  # before the look: a commit between the two is told twice, never missed
+                foreign = reader.run(_commits) - own
+            except (
+                sqlite3.Error,
+                LogError,
+                TypeError,
+            ):  # the watchers look for themselves, and get it by its name
+                reader.close()
+                foreign = -1
             if foreign != seen:
                 self._notices.tell_all()
                 seen, interval = foreign, SHORTEST
             else:
                 interval = min(2 * interval, LONGEST)
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
+        with contextlib.suppress(sqlite3.Error):
+            reader.close()
+
+
+def _commits(connection: sqlite3.Connection) -> int:
+    (commits,) = connection.execute("SELECT commits FROM store_state WHERE id = 1").fetchone()
+    return int(commits)

@@ -6,20 +6,22 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from weavegraph.storage._faults import translate
-from weavegraph.storage._open import open_reader
+from weavegraph.storage._reader import Reader
+from weavegraph.storage._schema import Schema
 
 __all__ = ["Readers"]
 
 T = TypeVar("T")
 MAX_THREADS = 2
 """A second one, so that one large page or a wait for a lock does not hold up everybody."""
-_Call = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
+_Call = tuple[Callable[[sqlite3.Connection], Any], Sequence[Schema], "Future[Any]"]
 
 
 class Readers:
@@ -32,8 +34,8 @@ class Readers:
         self._threads: list[threading.Thread] = []
         self._waiting = 0  # calls that no thread has finished; guarded by the lock
 
-    def submit(self, function: Callable[[sqlite3.Connection], T]) -> Future[T]:
-        """Run ``function`` on a reader, all its statements on one snapshot."""
+    def submit(self, function: Callable[[sqlite3.Connection], T], schemas: Sequence[Schema] = ()) -> Future[T]:
+        """Run ``function`` on a reader, all its statements on one snapshot, which has these schemas."""
         future: Future[T] = Future()
         with self._lock:
             self._waiting += 1
@@ -41,7 +43,7 @@ class Readers:
                 thread = threading.Thread(target=self._run, name="weavegraph-store-reader", daemon=True)
                 self._threads.append(thread)
                 thread.start()
-        self._calls.put((function, future))
+        self._calls.put((function, schemas, future))
         return future
 
     def stop(self, wait: float) -> None:
@@ -53,21 +55,14 @@ class Readers:
                 thread.join(wait)
 
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
-        generation = -1
+        reader = Reader(self._path, self._busy_timeout, self._generation)
         while (call := self._calls.get()) is not None:
-            function, future = call
+            function, schemas, future = call
             if future.set_running_or_notify_cancel():
                 try:
-                    if generation != self._generation() and connection is not None:
-                        connection.close()
-                        connection = None
-                    if connection is None:
-                        generation = self._generation()
-                        connection = open_reader(self._path, self._busy_timeout)
-                    future.set_result(_on_snapshot(connection, function))
+                    future.set_result(reader.run(partial(_on_snapshot, function), schemas))
                 except sqlite3.Error as exc:
-                    generation = -1  # another connection for the next call
+                    reader.close()  # another connection for the next call
                     named = translate(exc, str(self._path))
                     named.__cause__ = exc
                     future.set_exception(named)
@@ -76,11 +71,10 @@ class Readers:
             with self._lock:
                 self._waiting -= 1
             del call, function, future
-        if connection is not None:
-            connection.close()
+        reader.close()
 
 
-def _on_snapshot(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T]) -> T:
+def _on_snapshot(function: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
     connection.execute("BEGIN")
     try:
         return function(connection)

@@ -15,7 +15,7 @@ import msgspec
 
 from weavegraph.errors import ConfigError, LogCorruptError, LogVersionError
 
-__all__ = ["APPLICATION_ID", "STORE_VERSION", "Migration", "Schema", "apply", "check", "install"]
+__all__ = ["APPLICATION_ID", "STORE_VERSION", "Migration", "Schema", "apply", "check", "install", "version_of"]
 
 APPLICATION_ID = 0x77765F67  # "wv_g", in the header of the file
 STORE_VERSION = 1
@@ -87,11 +87,11 @@ def apply(connection: sqlite3.Connection, schema: Schema, place: str) -> None:
         LogVersionError: written by a later release; nothing was changed.
     """
     known = len(schema.migrations)
-    if _version(connection, schema, place) == known:
+    if version_of(connection, schema, place) == known:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        found = _version(connection, schema, place)  # again: another process may have been faster
+        found = version_of(connection, schema, place)  # again: another process may have been faster
         for migration in schema.migrations[found:]:
             if callable(migration):
                 migration(connection)
@@ -105,7 +105,12 @@ def apply(connection: sqlite3.Connection, schema: Schema, place: str) -> None:
             connection.execute("ROLLBACK")
 
 
-def _version(connection: sqlite3.Connection, schema: Schema, place: str) -> int:
+def version_of(connection: sqlite3.Connection, schema: Schema, place: str) -> int:
+    """The version of ``schema`` in the file; 0 when it is not there.
+
+    Raises:
+        LogVersionError: written by a later release.
+    """
     row = connection.execute("SELECT version FROM schemas WHERE name = ?", (schema.name,)).fetchone()
     version = 0 if row is None else row[0]
     if type(version) is not int or version < 0:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 from weavegraph.errors import ConfigError, ForkedLogError, LogClosedError
 from weavegraph.storage._job import Job, Op
 from weavegraph.storage._notices import Notices, Watch
+from weavegraph.storage._open import may_write
 from weavegraph.storage._poller import Poller
 from weavegraph.storage._readers import Readers
 from weavegraph.storage._schema import Schema
@@ -129,12 +130,13 @@ class SqliteStore:
     async def query(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``function`` on a reader thread: a read-only connection, one snapshot.
 
-        Waits for no writer, unless this call is the one that opens the file.
+        Waits for no writer, unless this call is the one that opens the file. A file that this user may not write, or
+        whose folder they may not, is only read, and nothing is made beside it.
         """
         database = self._open()
-        if not database.writer.has(self._schemas):
+        if not database.writer.has(self._schemas) and (database.writer.generation or may_write(self.path)):
             await self.start()
-        return await asyncio.wrap_future(database.readers.submit(function))
+        return await asyncio.wrap_future(database.readers.submit(function, self._schemas))
 
     def watch(self, topic: str) -> Watch:
         """Be woken when ``topic`` may have changed, by this process at once, by another after at most 0.2 seconds."""
@@ -156,11 +158,12 @@ class SqliteStore:
         if self._closed or database is None or self.path in _forked:
             self.close()
             return
-        flushed = Job((), (), False, asyncio.get_running_loop())
         self._closed = True
         try:
-            database.writer.put(flushed)
-            await asyncio.shield(cast("asyncio.Future[Any]", flushed.future))
+            if database.writer.started:
+                flushed = Job((), (), False, asyncio.get_running_loop())
+                database.writer.put(flushed)
+                await asyncio.shield(cast("asyncio.Future[Any]", flushed.future))
         except Exception:
             pass  # a file that cannot be opened has nothing to flush
         finally:
