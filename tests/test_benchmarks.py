@@ -123,7 +123,7 @@ BOUNDS: dict[str, tuple[Callable[[], float], int]] = {
     "delivery to an async for": (lambda: count(delivering) - count(publishing), 60),
     "add_node and add_edge": (lambda: count(describing), 800),
     "compile, a node": (lambda: count(compiling) - count(describing), 800),
-    "ctx.emit, read by one": (lambda: prepared(streaming.burst), 1100),
+    "ctx.emit, read by one": (lambda: prepared(streaming.burst), 650),
     "a node of a chain": (lambda: prepared(graph.chain), 2250),
     "a turn of a loop, a router after it": (lambda: prepared(graph.loop), 3100),
     "a branch of a fan-out": (lambda: prepared(graph.fan_out), 2800),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 from typing import Any
 
@@ -28,11 +29,13 @@ from weavegraph.events import (
     FLAT_BYTES,
     MAX_DEPTH,
     MAX_EVENT_BYTES,
+    FrozenDict,
     _admit,
     admit,
     check_id,
     check_scope,
     freeze_metadata,
+    freeze_usual,
     from_json,
 )
 
@@ -327,3 +330,35 @@ def test_frozen_metadata_is_taken_as_it_is_and_only_a_mapping_is_metadata() -> N
     assert freeze_metadata(frozen) is frozen
     with pytest.raises(EventInvalidError, match="expected a mapping, got list"):
         freeze_metadata([("a", 1)])
+
+
+class Str(str):
+    pass
+
+
+USUAL = [
+    {}, {"number": 1}, {"a": "b", "c": None, "d": True, "e": 1.5}, {"n": 2**64 - 1, "m": -(2**63)}, {"text": "x" * 400},
+    {"a" * 30: "b" * 20}, {"x": -1.7976931348623157e308, "y": 5e-324},
+]  # fmt: skip
+UNUSUAL = [
+    {"n": 2**64}, {"n": -(2**63) - 1}, {"x": math.nan}, {"x": math.inf}, {"x": []}, {"x": {}}, {"x": (1,)}, {"x": "é"},
+    {"é": 1}, {"x": Str("a")}, {"x": b"a"}, {"x": object()}, {"text": "x" * 600}, {"x": '"' * 300}, {"x": "\x01" * 90},
+    {Str("a"): 1}, {1: 2}, {"x": 1 + 2j},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", ["", "item", "x" * 200, "\x01" * 80, "\x01" * 90, "é", Str("a"), b"a", "x" * 2000])
+@pytest.mark.parametrize("metadata", [*USUAL, *UNUSUAL], ids=repr)
+def test_what_is_taken_as_usual_is_what_admit_neither_changes_nor_charges(message: Any, metadata: Any) -> None:
+    node = check_id("node_id", "n")
+    check_scope("progress")
+    for scope in ("progress", "weavegraph.own", "", 1, "never seen", None, []):
+        frozen = freeze_usual(scope, message, dict(metadata), node)
+        if frozen is not None:
+            event, extra = admit(NodeEvent(scope, message, dict(metadata), node_id=node))  # type: ignore[arg-type]
+            assert (event.metadata, type(event.metadata), extra) == (frozen, FrozenDict, 0)
+            assert (event.scope, event.message) == (scope, message)
+    taken = freeze_usual("progress", "item", dict(metadata), node) is not None
+    assert taken is (metadata in USUAL)
+    for other in ("unknown", "no id!", 1, []):
+        assert freeze_usual("progress", "item", dict(metadata), other) is None

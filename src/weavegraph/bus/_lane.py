@@ -10,13 +10,22 @@ from msgspec.structs import replace
 from weavegraph.bus._emitter import HubEmitter
 from weavegraph.bus._hub import EventHub
 from weavegraph.bus._stream import EventStream, OnLag, Overflow
-from weavegraph.errors import EmitterError, EventInvalidError, EventTooLargeError, RunClosedError
-from weavegraph.events import SCHEMA_VERSION, DiagnosticEvent, Event, EventFilter, Predicate, admit
+from weavegraph.errors import BackpressureError, EmitterError, EventInvalidError, EventTooLargeError, RunClosedError
+from weavegraph.events import (
+    SCHEMA_VERSION,
+    DiagnosticEvent,
+    Event,
+    EventFilter,
+    NodeEvent,
+    Predicate,
+    admit,
+    freeze_usual,
+)
 
 __all__ = ["Lane", "Note", "RunEmitter"]
 
 Note: TypeAlias = tuple[str, str, Mapping[str, Any], str | None, int | None, tuple[str, ...]]
-"""A diagnostic of the runtime before it has a stamp: scope, message, frozen metadata, node, step, path; small."""
+"""A small event before it has a stamp: scope, message, frozen metadata, node, step, path."""
 
 
 class Lane(EventHub):
@@ -66,23 +75,57 @@ class Lane(EventHub):
             self._bus._wakeups.notify()
         return stamped
 
-    def tell(self, notes: Iterable[Note]) -> None:
-        """Several small events of the runtime: one lock, one clock reading, one look for readers.
+    def say(
+        self,
+        kind: type[NodeEvent | DiagnosticEvent],
+        scope: str,
+        message: str,
+        metadata: dict[str, Any],
+        node: str,
+        step: int,
+        path: tuple[str, ...],
+    ) -> Event:
+        """Make an event and accept it. ``metadata``: keywords, which nobody else holds.
+
+        The usual one is made once, stamped, instead of copied into its stamp: a burst of ``ctx.emit`` takes 3.8 µs an
+        event instead of 7.2.
+        """
+        frozen = freeze_usual(scope, message, metadata, node)
+        if frozen is None:
+            return self._accept(kind(scope, message, metadata, node_id=node, step=step, path=path))
+        try:
+            return self.tell(((scope, message, frozen, node, step, path),), kind, forced=False)
+        except EmitterError as refusal:
+            with self._lock:
+                self._count(refusal, True)
+            raise
+
+    def tell(
+        self,
+        notes: Iterable[Note],
+        kind: type[NodeEvent | DiagnosticEvent] = DiagnosticEvent,
+        *,
+        forced: bool = True,
+    ) -> Event:
+        """Several small events, at least one: one lock, one clock reading, one look for readers; the last, stamped.
 
         Each is made once, stamped: 0.6 µs an event, against 1.7 by ``_store`` of an event that was made before.
+        ``forced``: the runtime writes, and is never refused for want of room.
         """
         bus, attempt, epoch, run_id, session_id = self._bus, self.attempt, self._epoch, self.run_id, self.session_id
         ring, bus_ring = self._ring, bus._ring
-        with self._lock:
+        lock = self._lock
+        lock.acquire()
+        try:
             now = self._now()
             for scope, message, metadata, node, step, path in notes:
                 while True:
                     run_seq, seq = ring.head + 1, bus_ring.head + 1
                     if run_seq > self._limit or seq > bus._limit:
-                        plan, bus_plan = self._ask(run_seq, 0, True), bus._ask(seq, 0, True)
+                        plan, bus_plan = self._ask(run_seq, 0, forced), bus._ask(seq, 0, forced)
                         self._make_room(run_seq, 0, plan)
                         bus._make_room(seq, 0, bus_plan)
-                    stamped = DiagnosticEvent(
+                    stamped = kind(
                         scope, message, metadata, now, SCHEMA_VERSION,
                         seq, epoch, session_id, run_id, run_seq, node, step, attempt, path,
                     )  # fmt: skip
@@ -98,10 +141,13 @@ class Lane(EventHub):
                         bus_ring.slots[seq % bus_ring.size] = stamped
                         bus_ring.head = seq
                         break
+        finally:
+            lock.release()
         if self._wakeups.armed:
             self._wakeups.notify()
         if bus._wakeups.armed:
             bus._wakeups.notify()
+        return stamped
 
     def conclude(self, event: Event, extra: int) -> Event:
         """Store the attempt's terminal event and accept nothing after it, in one step: no thread gets in between.
@@ -289,6 +335,24 @@ class RunEmitter(HubEmitter):
         if self._hub.attempt != self._attempt:
             self._refuse()
         return await super().emit_async(event)
+
+    def say(
+        self,
+        kind: type[NodeEvent | DiagnosticEvent],
+        scope: str,
+        message: str,
+        metadata: dict[str, Any],
+        node: str,
+        step: int,
+        path: tuple[str, ...],
+    ) -> Event | None:
+        """``emit`` of an event that is made here; see ``Lane.say``."""
+        if self._hub.attempt != self._attempt:
+            self._refuse()
+        try:
+            return self._hub.say(kind, scope, message, metadata, node, step, path)
+        except BackpressureError:
+            return None
 
     def _refuse(self) -> None:
         lane = self._hub

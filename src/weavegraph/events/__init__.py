@@ -9,6 +9,7 @@ from weavegraph.events._admit import (
     check_scope,
     clean_text,
     freeze_metadata,
+    freeze_usual,
 )
 from weavegraph.events._factories import diagnostic, llm_chunk, llm_error, llm_final, node_message
 from weavegraph.events._filter import EventFilter, Predicate
@@ -54,6 +55,7 @@ __all__ = [
     "clean_text",
     "diagnostic",
     "freeze_metadata",
+    "freeze_usual",
     "from_json",
     "llm_chunk",
     "llm_error",

@@ -34,6 +34,7 @@ __all__ = [
     "check_scope",
     "clean_text",
     "freeze_metadata",
+    "freeze_usual",
 ]
 
 MAX_EVENT_BYTES = 1024 * 1024
@@ -150,6 +151,39 @@ def _freeze(value: Any, where: str, depth: int) -> Any:
     if isinstance(value, (list, tuple)):
         return FrozenList(_freeze(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value))
     raise EventInvalidError(where, f"{type(value).__name__} is not JSON; convert it to text, numbers, lists, mappings")
+
+
+def freeze_usual(scope: object, message: object, metadata: Mapping[str, Any], node_id: object) -> FrozenDict | None:
+    """The metadata, frozen, of what a node usually says: an event that ``admit`` would neither change nor charge.
+
+    ``None`` says nothing: then make the event, and ask ``admit``. ``metadata`` are keywords that nobody else holds.
+    """
+    if (
+        type(scope) is not str or _known_scope(scope) is not scope
+        or type(message) is not str or not message.isascii()
+        or (node_id is not None and (type(node_id) is not str or _known_node(node_id) is not node_id))
+    ):  # fmt: skip
+        return None
+    chars = len(message)
+    for key, value in metadata.items():
+        kind = type(value)
+        if kind is str:
+            if not value.isascii():
+                return None
+            chars += len(value)
+        elif kind is int:
+            if not _INT_MIN <= value <= _INT_MAX:
+                return None
+        elif kind is not bool and value is not None and (kind is not float or not math.isfinite(value)):
+            return None
+        if type(key) is not str or not key.isascii():
+            return None
+        chars += len(key) + 5  # five more are 30 bytes, in which a number, the quotes, the colon and the comma fit
+    frozen = FrozenDict(metadata) if metadata else EMPTY
+    small = chars <= _SMALL_CHARS - 1 or (
+        chars <= FLAT_BYTES - 512 and len(_encode(message)) + len(_encode(frozen)) <= FLAT_BYTES - 512
+    )
+    return frozen if small else None
 
 
 def admit(event: Event, reserved: bool = False, *, stamp_bytes: int = STAMP_BYTES) -> tuple[Event, int]:

@@ -106,9 +106,7 @@ class NodeContext(Generic[S, D]):
             NodeContextError: the event breaks a rule (``EventInvalidError``, ``EventTooLargeError``), or the run is
                 over (``RunClosedError``).
         """
-        return self._attempt.emitter.emit(
-            NodeEvent(scope, message, metadata, node_id=self.node_id, step=self.step, path=self.path)
-        )
+        return self._attempt.emitter.say(NodeEvent, scope, message, metadata, self.node_id, self.step, self.path)
 
     async def emit_async(self, scope: str, message: str = "", /, **metadata: Any) -> Event:
         """As ``emit``, but waits for subscribers with ``overflow="block"``; then ``BackpressureError``.
@@ -124,9 +122,7 @@ class NodeContext(Generic[S, D]):
 
     def emit_diagnostic(self, scope: str, message: str = "", /, **metadata: Any) -> Event | None:
         """As ``emit``, for what is about the system rather than the work."""
-        return self._attempt.emitter.emit(
-            DiagnosticEvent(scope, message, metadata, node_id=self.node_id, step=self.step, path=self.path)
-        )
+        return self._attempt.emitter.say(DiagnosticEvent, scope, message, metadata, self.node_id, self.step, self.path)
 
     # ── models ────────────────────────────────────────────────────────────────────────────────────
 
