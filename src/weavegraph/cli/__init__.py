@@ -1,4 +1,4 @@
-"""REACHES a terminal: run, tail, runs, replay, diff, graph, serve and demo as commands. Extra ``cli``.
+"""REACHES a terminal: run, tail, runs, replay, diff, log copy, dead-letters, graph, serve, demo. Extra ``cli``.
 
 ::
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from weavegraph.cli._lines import Lines
-from weavegraph.cli._load import opened, run_of
+from weavegraph.cli._load import has_table, opened, run_of
 from weavegraph.cli._screen import Screen, data_of, plain
 from weavegraph.errors import CommandError, EventDecodeError
 from weavegraph.events import Event, from_json
@@ -242,8 +242,7 @@ async def _saved(log: EventLog, run_id: str, events: Sequence[Event]) -> Any:
     session = next((event.session_id for event in events if event.session_id), None)
     if store is None or session is None:
         return msgspec.UNSET
-    has = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'checkpoints'"
-    if not await store.query(lambda db: db.execute(has).fetchone()):
+    if not await has_table(log, "checkpoints"):
         return msgspec.UNSET  # and it is not made by looking
     from weavegraph.checkpoint.sqlite import SqliteCheckpointer
 

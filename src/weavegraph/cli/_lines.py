@@ -31,7 +31,7 @@ from weavegraph.events import (
     LLMStreamingEvent,
 )
 
-__all__ = ["Lines", "duration"]
+__all__ = ["Lines", "cut", "duration"]
 
 _RESET, _BOLD, _DIM, _CYAN, _GREEN, _RED = "\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[36m", "\x1b[32m", "\x1b[31m"
 _encode = msgspec.json.Encoder().encode
@@ -89,8 +89,8 @@ class Lines:
     def _row(self, position: int | None, label: str, text: str, color: str) -> str:
         room = None if self._width is None else max(self._width - 8, 20)
         if room is not None:
-            label = _cut(label, room - 4, self._more)
-            text = _cut(text, room - (_cells(label) + 2 if label else 0), self._more)
+            label = cut(label, room - 4, self._more)
+            text = cut(text, room - (_cells(label) + 2 if label else 0), self._more)
         head = self._painted(label, _CYAN if color != _RED else _RED) + "  " if label else ""
         return f"{self._gutter(position)}{head}{self._painted(text, color)}\n"
 
@@ -227,7 +227,7 @@ def _cells(text: str) -> int:
     return cell_len(text)
 
 
-def _cut(text: str, room: int, more: str) -> str:
+def cut(text: str, room: int, more: str) -> str:
     """``text`` in at most ``room`` columns, with a mark where something is left out."""
     if _cells(text) <= room:
         return text

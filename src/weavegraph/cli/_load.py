@@ -25,7 +25,7 @@ from weavegraph.log import open_log
 from weavegraph.protocols import EventLog, LoggedRun
 from weavegraph.runtime import App
 
-__all__ = ["EXAMPLE", "filter_of", "input_of", "load_app", "opened", "run_of", "where_raised"]
+__all__ = ["EXAMPLE", "filter_of", "has_table", "input_of", "load_app", "opened", "run_of", "where_raised"]
 
 EXAMPLE = """'{"topic": "tea"}'"""
 _LATEST = 1000
@@ -147,15 +147,15 @@ def filter_of(kinds: Sequence[str], scopes: Sequence[str], path: str | None) -> 
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[EventLog]:
-    """The log that ``url`` names, to be read; one that is not there is not made."""
+async def opened(url: str, *, make: bool = False) -> AsyncIterator[EventLog]:
+    """The log that ``url`` names, to be read; one that is not there is made only with ``make``."""
     kind, colon, rest = url.partition(":")
     path = rest.partition("?")[0]
     if not colon or len(kind) == 1:
         raise CommandError(f"{url!r} is no URL of a log: write sqlite:{url}")
     if kind == "memory":
         raise CommandError("a memory: log ends with the process that made it: give the URL of one that lasts")
-    if kind == "sqlite" and not Path(path).is_file():
+    if kind == "sqlite" and not make and not Path(path).is_file():
         raise CommandError(f"there is no file {path!r}: give the URL that the run was started with (--log sqlite:PATH)")
     log = open_log(url)
     assert log is not None
@@ -163,6 +163,15 @@ async def opened(url: str) -> AsyncIterator[EventLog]:
         yield log
     finally:
         await log.aclose()
+
+
+async def has_table(log: EventLog, name: str) -> bool:
+    """Whether the file of an ``sqlite:`` log holds that table; asking makes none."""
+    store: Any = getattr(log, "store", None)
+    if store is None:
+        return False
+    has = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return await store.query(lambda connection: connection.execute(has, (name,)).fetchone()) is not None
 
 
 async def run_of(log: EventLog, url: str, name: str | None, *, wait: bool = False) -> str:

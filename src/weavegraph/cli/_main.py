@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 AppName = Annotated[str, typer.Argument(metavar="MODULE:APP", help="shop.flows:app, or flows.py:app")]
-LogUrl = Annotated[str, typer.Argument(metavar="URL", help="of the log, as in sqlite:runs.db")]
+LogUrl = Annotated[str, typer.Argument(metavar="URL", help="of the log, as in sqlite:runs.db or redis://host/0")]
 RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="id, or its beginning; default: the newest")]
 AsJson = Annotated[bool, typer.Option("--json", help="one line of JSON each")]
 After = Annotated[int, typer.Option("--after", metavar="N", min=0, help="only what comes after position N")]
@@ -161,6 +161,56 @@ def graph(
     for line in drawing.rstrip("\n").split("\n"):
         screen.line(plain(line))
     return 0
+
+
+logs = typer.Typer(rich_markup_mode=None, help="Copy runs from one log to another.")
+app.add_typer(logs, name="log")
+
+
+@logs.callback()
+def _about_logs() -> None:
+    pass
+
+
+@logs.command()
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="URL of the log to copy from")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="URL of the log to copy to; an sqlite: file may be new")],
+    run: Annotated[list[str], typer.Argument(metavar="RUN", help="ids, or their beginnings; default: all runs")] = [],  # noqa: B006
+) -> int:
+    """Copy runs to another log: nothing is lost, nothing comes twice, and doing it again copies what is new.
+
+    Exit codes: 0 all copied, 1 a run was refused or a log is away, 130 Ctrl-C; what was copied stays.
+    """
+    from weavegraph.cli import _copy
+
+    return _until_told(lambda: _copy.copy(source, target, run))
+
+
+@app.command()
+def dead_letters(
+    url: Annotated[str, typer.Argument(metavar="URL", help="of the log that was shipped from, as in sqlite:runs.db")],
+    letter: Annotated[
+        list[int], typer.Argument(metavar="ID", help="show these whole, or do with them what an option says")
+    ] = [],  # noqa: B006
+    resend: Annotated[
+        str | None, typer.Option("--resend", metavar="SINK", help="give them to a sink, as in redis://host/0")
+    ] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="forget them")] = False,
+    every: Annotated[bool, typer.Option("--all", help="with --resend or --drop: all of them")] = False,
+    outbox: Annotated[str | None, typer.Option("--outbox", metavar="NAME", help="only those of this outbox")] = None,
+    json: AsJson = False,
+) -> int:
+    """List what could not be delivered; send it again, or drop it.
+
+    These are events that an outbox gave up, beside the log that it ships from. What a sink takes is dropped here.
+    Exit codes: 0 done, 1 some letters are left, 2 wrong words.
+    """
+    from weavegraph.cli import _letters
+
+    return _until_told(
+        lambda: _letters.letters(url, letter, every=every, resend=resend, drop=drop, outbox=outbox, as_json=json)
+    )
 
 
 @app.command()

@@ -42,7 +42,7 @@ class DeadLetters:
         return await self._store.letters(outbox, limit=limit, after=after)
 
     async def resend(self, sink: EventSink | EventLog, ids: Sequence[int]) -> ResendReport:
-        """Give letters to the sink once more; those that it takes are dropped.
+        """Give letters to the sink once more; those that it takes, and makes lasting (``flush``), are dropped.
 
         A log only grows at its end: it refuses a letter whose run has gone on (``LogLateError``).
         """
@@ -58,6 +58,8 @@ class DeadLetters:
             try:
                 if target is None:
                     await called(taker.handle, (letter.event,))
+                    if hasattr(taker, "flush"):
+                        await called(taker.flush)
                 else:
                     await publish(target, letter.event.run_id or "", (letter.event,), 0)
             except Exception as exc:
