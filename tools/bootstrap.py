@@ -38,7 +38,7 @@ JOBS = {
     "clauses": "clauses of the contract without a test",
     "bench": "run the benchmarks",
     "bench-peers": "run them beside other libraries, in an environment of their own",
-    "test-peers": "run the tests that need other libraries, in an environment of their own",
+    "test-peers": "install other libraries, Chromium, nginx and npm packages, and run the tests that need them",
     "docs": "build the documentation; warnings are errors",
     "faults": "plant faults in the source; the tests must notice each",
     "stress": "repeat the tests of threads and races for long",
@@ -134,7 +134,7 @@ def commands(job: str, args: list[str]) -> list[list[str]]:
     if job == "bench-peers":
         return [["-m", "benchmarks", "--peers", *args]]
     if job == "test-peers":
-        return [["-m", "pytest", "-q", "tests/peers", *args]]
+        return [["tools/peers.py"], ["-m", "pytest", "-q", "-rs", "tests/peers", *args]]
     if job == "docs":
         return [["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "out/docs", *args]]
     if job == "schema":

@@ -1,10 +1,9 @@
-"""Chromium for tests: found, or installed where CI runs; driven through `browser.mjs`."""
+"""Chromium for tests, driven through `browser.mjs`; `make test-peers` installs it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,39 +16,29 @@ import pytest
 
 from tests.web.proxy import Proxy
 from tests.web.support import Client
+from tools import peers
 from weavegraph.events import to_json
 from weavegraph.log import SqliteLog
 
-PLAYWRIGHT = "playwright-core@1"
+RECIPE = Path(__file__).resolve().parents[3] / "docs" / "web" / "eventsource.js"
 PATIENCE = 30.0
 POLL = 0.05
 
 
-def need(program: str, package: str) -> str:
-    """The path of a program; installs its Debian package where CI runs, and skips the test elsewhere."""
+def need(program: str) -> str:
+    """The path of a program; without it the test is skipped, or fails with CI set (tests/peers/conftest.py)."""
     found = shutil.which(program)
-    if found is None and os.environ.get("CI"):
-        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", package], check=True, capture_output=True)
-        found = shutil.which(program)
     if found is None:
-        pytest.skip(f"{program} is not here: apt-get install {package}")
+        pytest.skip(f"{program} is not here: make test-peers installs it")
     return found
 
 
-def playwright() -> Path:
-    """The folder that has playwright-core; it drives the system's Chromium, and brings no browser."""
-    npm = need("npm", "npm")
-    folder = Path(tempfile.gettempdir()) / f"weavegraph-{PLAYWRIGHT.replace('@', '-')}-{os.getuid()}"
-    if not (folder / "node_modules" / "playwright-core").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
-        call = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", PLAYWRIGHT]
-        if subprocess.run(call, cwd=folder, capture_output=True, timeout=120).returncode:
-            if os.environ.get("CI"):
-                pytest.fail(f"npm could not install {PLAYWRIGHT}")
-            pytest.skip(f"npm could not install {PLAYWRIGHT}")
-    return folder
+def node_packages() -> Path:
+    """The folder that has the npm packages; playwright-core drives the system's Chromium, and brings no browser."""
+    need("node")
+    if fault := peers.npm():
+        pytest.skip(fault)
+    return peers.NODE
 
 
 class Browser:
@@ -59,8 +48,8 @@ class Browser:
         self._call = [
             "node",
             str(Path(__file__).with_name("browser.mjs")),
-            str(playwright()),
-            need("chromium", "chromium"),
+            str(node_packages()),
+            need("chromium"),
         ]
         self.faults: list[str] = []
 

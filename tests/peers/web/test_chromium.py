@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.peers.web.browser import Browser, watch_with_cuts
+from tests.peers.web.browser import RECIPE, Browser, watch_with_cuts
 from tests.support import clause
 from tests.web.proxy import Proxy
 from tests.web.support import Gated, serving
@@ -82,9 +82,6 @@ async def test_the_page_asks_for_a_token() -> None:
 async def test_the_page_shows_each_event_once_through_cuts_and_restarts() -> None:
     figures = await watch_with_cuts(8, 7, Serving)
     assert figures["problems"] == 0 and figures["restarts"] >= 1, figures
-
-
-RECIPE = Path(__file__).resolve().parents[3] / "docs" / "web" / "eventsource.js"
 
 
 @clause("10.valid", "10.over")

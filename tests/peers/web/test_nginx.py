@@ -45,7 +45,7 @@ http {{
 
 @contextlib.asynccontextmanager
 async def behind_nginx(folder: Path, upstream: int) -> AsyncIterator[Client]:
-    program = need("nginx", "nginx")
+    program = need("nginx")
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
