@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,14 +16,12 @@ from tests.support import clause
 @clause("8.sigterm")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ("serve", f"{FLOWS}:app", "--port", str(port), "--log", "sqlite:r.db")
+    words = ("serve", f"{FLOWS}:app", "--port", "0", "--log", "sqlite:r.db")
     with started(
         *words, cwd=tmp_path, env={"WEAVEGRAPH_TOKEN": "secret-of-the-test", "PYTHONUNBUFFERED": "1"}
     ) as process:
-        read_until(process, f"http://127.0.0.1:{port}/")
+        said = read_until(process, "/\n")
+        port = int(said.rsplit(":", 1)[1].rstrip("/\n"))
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/runs", timeout=10)
         assert refused.value.code == 401

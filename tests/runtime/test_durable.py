@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+import msgspec
 import pytest
 
 from tests.support import clause, settle
@@ -29,6 +30,7 @@ from weavegraph import (
     RuntimeConfig,
     Send,
 )
+from weavegraph.checkpoint import MemoryCheckpointer
 from weavegraph.checkpoint.sqlite import SqliteCheckpointer
 from weavegraph.errors import (
     InvalidPositionError,
@@ -445,3 +447,103 @@ def racing(folder: Path, *, dies: bool) -> App[State]:
     for name in ("quick", "slow"):
         builder.add_edge(START, name).add_edge(name, END)
     return builder.compile(durable(folder))
+
+
+class Halves:
+    """Two nodes; the first waits for ``gate``. ``ran`` names each that ran to its end."""
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        self.entered, self.gate, self.ran = asyncio.Event(), asyncio.Event(), list[str]()
+        builder = GraphBuilder(State)
+
+        @builder.node
+        async def one(state: State) -> State:
+            self.entered.set()
+            await self.gate.wait()
+            self.ran.append("one")
+            return {"parts": ["one"]}
+
+        @builder.node
+        async def two(state: State) -> State:
+            self.ran.append("two")
+            return {"parts": ["two"]}
+
+        builder.add_edge(START, "one").add_edge("one", "two").add_edge("two", END)
+        self.app = builder.compile(config)
+
+
+@clause("8.sigterm", "O3.resume")
+@pytest.mark.parametrize("durability", ["step", "end"])
+async def test_a_run_is_given_time_to_reach_the_end_of_its_step_when_its_app_closes(
+    tmp_path: Path, durability: Any
+) -> None:
+    config = msgspec.structs.replace(durable(tmp_path), durability=durability)
+    halves = Halves(config)
+    run = halves.app.start({}, run_id="r", session_id="s")
+    await halves.entered.wait()
+    closing = asyncio.create_task(halves.app.aclose(grace=30))
+    await settle()
+    halves.gate.set()
+    await closing
+    assert (await run, run.status, halves.ran) == ({"parts": ["one"]}, "interrupted", ["one"])
+    rest = Halves(config)
+    async with rest.app as app:
+        again = app.resume("s")
+        assert ((await again)["parts"], rest.ran) == (["one", "two"], ["two"])  # nothing ran twice
+        events = [event async for event in app.event_stream(run_id="r")]
+        ends = [(event.metadata["outcome"], event.metadata.get("code")) for event in events if is_end(event)]
+        assert ends == [("interrupted", "app_closed"), ("completed", None)]
+
+
+def is_end(event: Event) -> bool:
+    return event.scope == STREAM_END_SCOPE
+
+
+@clause("8.sigterm", "P5")
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_run_that_does_not_reach_the_end_of_its_step_is_cancelled(tmp_path: Path, kept: bool) -> None:
+    halves = Halves(durable(tmp_path) if kept else RuntimeConfig(cancel_grace=0.01))
+    run = halves.app.start({}, run_id="r", session_id="s")
+    await halves.entered.wait()
+    async with asyncio.timeout(20):  # what no checkpointer keeps is not waited for
+        await halves.app.aclose(grace=0.05 if kept else 60)
+    with pytest.raises(RunCancelledError, match="app_closed"):
+        await run
+    assert halves.ran == []
+
+
+class Patient(MemoryCheckpointer):
+    """Reads only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.gate = 0, asyncio.Event()
+        self.gate.set()
+
+    async def latest(self, session_id: str) -> Any:
+        self.asked += 1
+        await self.gate.wait()
+        return await super().latest(session_id)
+
+
+async def test_resume_async_lets_the_loop_turn_and_one_of_two_goes_on() -> None:
+    saver = Patient()
+    builder = GraphBuilder()
+
+    @builder.node
+    async def ask(state: Any, ctx: NodeContext[Any, Any]) -> Any:
+        return {"extra": {"answer": await ctx.interrupt("?")}}
+
+    async with builder.add_edge(START, "ask").add_edge("ask", END).compile(RuntimeConfig(checkpointer=saver)) as app:
+        await app.start({}, session_id="s")
+        saver.gate.clear()
+        asked = saver.asked
+        both = [asyncio.create_task(app.resume_async("s", word)) for word in ("yes", "no")]
+        await settle()  # would hang here if the loop were kept waiting
+        assert saver.asked == asked + 1  # the second waits for the first
+        saver.gate.set()
+        one, two = await asyncio.gather(*both, return_exceptions=True)
+        assert isinstance(two, SessionBusyError) and not isinstance(one, BaseException)
+        assert (await one)["extra"] == {"answer": "yes"}
+        with pytest.raises(SessionError, match="no run to resume"):
+            await app.resume_async("s")

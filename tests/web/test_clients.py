@@ -275,11 +275,32 @@ app = builder.add_edge(START, "talk").add_edge("talk", END)
 """
 
 
+STEPS = """
+import asyncio
+from weavegraph import END, START, GraphBuilder
+
+builder = GraphBuilder()
+
+@builder.node
+async def step(state, ctx):
+    n = state["extra"].get("n", 0)
+    with open("ran.txt", "a") as file:
+        print("began", n, file=file, flush=True)
+        ctx.emit("began", str(n))
+        await asyncio.sleep(0.1)  # its work
+        print("ended", n, file=file, flush=True)
+    return {"extra": {"n": n + 1}}
+
+app = builder.add_edge(START, "step").add_conditional_edge(
+    "step", lambda state: END if state["extra"]["n"] == 12 else "step", to=["step", END])
+"""
+
+
 class Served:
     """``serve`` as a process of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, port: int = 0) -> None:
-        (folder / "flow.py").write_text(PROGRAM)
+    def __init__(self, folder: Path, *arguments: str, port: int = 0, program: str = PROGRAM) -> None:
+        (folder / "flow.py").write_text(program)
         call = f"from weavegraph.web import serve; serve('flow:app', port={port}, {', '.join(arguments)})"
         self.process = subprocess.Popen([sys.executable, "-c", call], cwd=folder, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -368,3 +389,28 @@ async def test_a_client_hops_between_two_processes_of_one_log(tmp_path: Path) ->
     for client, server in ((here, one), (there, two)):
         await client.aclose()
         await asyncio.to_thread(server.stop, signal.SIGTERM)
+
+
+@clause("8.sigterm", "O3.resume")
+async def test_sigterm_stops_a_run_between_two_steps_and_the_next_server_goes_on(tmp_path: Path) -> None:
+    served = await asyncio.to_thread(Served, tmp_path, "log='sqlite:runs.db'", program=STEPS)
+    client = Client(served.port)
+    run_id = await client.start()
+    stream = await client.watch(run_id)
+    await stream.frames(lambda found: sum(frame.json.get("scope") == "began" for frame in found) >= 3)
+    took = await asyncio.to_thread(served.stop, signal.SIGTERM)
+    seen = await stream.rest()
+    assert seen[-1].event == "shutdown" and took < 2.5
+    ran = (tmp_path / "ran.txt").read_text().splitlines()
+    assert ran == [f"{word} {n}" for n in range(len(ran) // 2) for word in ("began", "ended")]  # no step was cut
+    served = await asyncio.to_thread(
+        Served, tmp_path, "log='sqlite:runs.db'", "resume=True", port=served.port, program=STEPS
+    )
+    seen = [*seen[:-1], *await (await client.watch(run_id, seen[-2].id)).rest()]
+    assert [frame.json["run_seq"] for frame in seen] == [*range(1, len(seen) + 1)]
+    ends = [frame.json["metadata"]["outcome"] for frame in seen if frame.event in ("pause", "end")]
+    assert ends == ["interrupted", "completed"]
+    ran = (tmp_path / "ran.txt").read_text().splitlines()
+    assert ran == [f"{word} {n}" for n in range(12) for word in ("began", "ended")]  # none ran twice
+    await client.aclose()
+    await asyncio.to_thread(served.stop, signal.SIGTERM)

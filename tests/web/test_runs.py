@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from tests.support import clause
 from tests.web.support import Client, Gated, chatty, eventually, listening, serving
 from tests.web.test_streams import durable
-from weavegraph import END, START, App, GraphBuilder, NodeContext, RuntimeConfig
+from weavegraph import END, START, App, GraphBuilder, NodeContext, RunCancelledError, RuntimeConfig
 from weavegraph.web import bearer, request_context, router
 
 
@@ -64,6 +64,25 @@ async def test_a_run_is_cancelled() -> None:
         assert frames[-1].json["metadata"]["outcome"] == "cancelled"
         answer = await client.ask("POST", f"/runs/{run_id}/cancel")
         assert (answer.status, answer.code) == (409, "run_elsewhere")
+
+
+@clause("8.cancel")
+@pytest.mark.parametrize("kept", ["memory", "disk"])
+async def test_a_run_that_code_started_is_listed_and_cancelled(tmp_path: Path, kept: str) -> None:
+    talk = Gated(durable(tmp_path) if kept == "disk" else RuntimeConfig(cancel_grace=0.01))
+    async with serving(talk.app) as (_, client):
+        first = await client.start()
+        run = talk.app.start({}, run_id="by-code")
+        stream = await client.watch("by-code")
+        await stream.take(1)
+        assert (await client.ask("GET", "/runs/by-code")).json["status"] == "running"
+        listed = (await client.ask("GET", "/runs")).json["runs"]
+        assert [told["run_id"] for told in listed] == ["by-code", first]
+        assert (await client.ask("POST", "/runs/by-code/cancel")).status == 202
+        assert (await stream.rest())[-1].json["metadata"]["outcome"] == "cancelled"
+        with pytest.raises(RunCancelledError):
+            await run
+        assert (await client.ask("POST", "/runs/by-code/cancel")).code == "run_elsewhere"  # it is over
 
 
 async def test_as_many_runs_as_max_runs_allows() -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -71,6 +72,7 @@ class App(Generic[S]):
         self._bus: EventBus | None = None
         self._live: dict[str, Execution] = {}  # by run id
         self._sessions: dict[str, Execution] = {}  # those that have an open run, by session id
+        self._resuming: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()  # by loop, session
         self._thread = LoopThread("weavegraph-runs")  # runs of the _sync calls, recorders, readers of the log
         self._loads = LoopThread("weavegraph-loads")  # checkpoints that are needed where nothing can be awaited
         self._log: EventLog | None = opened_log(config.log)
@@ -203,14 +205,42 @@ class App(Generic[S]):
             SessionNotFoundError: the checkpointer knows no such session. SessionError: its run is over, there is no
                 checkpointer, or the answer does not fit. SessionBusyError: it is running here.
         """
-        loop = _running_loop()
-        wanted = checked_options(cancel, timeout, tags, sinks)
+        _running_loop()
+        checked_options(cancel, timeout, tags, sinks)
         check_id("session_id", session_id)
         known = self._wait(self._last_known(self._needs_checkpointer(), session_id))
+        return self._go_on(known, answer, deps=deps, sinks=sinks, cancel=cancel, timeout=timeout, tags=tags)
+
+    async def resume_async(self, session_id: str, answer: Any = None, **options: Any) -> InvocationHandle[S]:
+        """``resume`` that lets the loop turn while the checkpoint is read; for servers. Takes the same options.
+
+        Of two at once for one session, the second waits for the first, and is then told that the session is busy.
+
+        *Cancellation*: a call that is cancelled has started nothing.
+        """
+        key = id(_running_loop()), check_id("session_id", session_id)
+        held = self._resuming.setdefault(key, asyncio.Lock())
+        async with held:
+            known = await self._last_known(self._needs_checkpointer(), session_id)
+            return self._go_on(known, answer, **options)
+
+    def _go_on(
+        self,
+        known: Known,
+        answer: Any,
+        *,
+        deps: Any = None,
+        sinks: Sequence[Any] = (),
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        tags: Iterable[str] = (),
+    ) -> InvocationHandle[S]:
+        """Start the next attempt of a run that stands there."""
+        loop, wanted = _running_loop(), checked_options(cancel, timeout, tags, sinks)
         checkpoint = known.checkpoint
         over = not checkpoint.frontier and checkpoint.status not in ("running", "cancelled", "failed")
         if over and not known.died:  # else: killed after its last checkpoint, before its terminal event
-            raise SessionError(f"session {session_id!r} has no run to resume: start one with app.start(…)")
+            raise SessionError(f"session {checkpoint.session_id!r} has no run to resume: start one with app.start(…)")
         answers = answered(checkpoint, answer)
         execution = self._reopen(known, deps, cancel, wanted, self.checkpointer)
         execution.restore(checkpoint, answers)
@@ -611,16 +641,26 @@ class App(Generic[S]):
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────
 
-    async def aclose(self) -> None:
-        """No new runs; live ones are cancelled with the grace (reason ``app_closed``), then the sinks drained.
+    async def aclose(self, *, grace: float = 0.0) -> None:
+        """No new runs; live ones are cancelled with ``cancel_grace`` (reason ``app_closed``), then the sinks drained.
+
+        Args:
+            grace: seconds that runs which a checkpointer keeps are given before that, to reach the end of their step:
+                they end there as ``interrupted``, nothing of them was cut, and ``resume`` goes on with the next step.
 
         Streams of this app end. Idempotent.
         """
         with self._lock:
             self._closed = True
             live = tuple(self._live.values())
+        if grace > 0:
+            stopping = [execution.ended.wait() for execution in live if execution.stop_at_barrier()]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await asyncio.gather(*stopping)
         for execution in live:
-            execution.token.cancel("app_closed")
+            if not execution.ended.is_open:
+                execution.token.cancel("app_closed")
         for execution in live:
             await self._see_it_end(execution)
         if self._bus is not None:

@@ -31,6 +31,10 @@ SINK_GRACE = 5.0
 """Seconds that sinks of one run, and the log, are given to take its last events."""
 
 
+class _AtBarrier(Exception):
+    """The attempt was asked to stop where its checkpoint stands."""
+
+
 class Execution:
     """One attempt of a run, driven by a task of an app or by the hands of an ``AppRunner``."""
 
@@ -75,6 +79,7 @@ class Execution:
         self._saved: RunStatus | None = None  # the status of the checkpoint saved last
         self._saving: asyncio.Task[None] | None = None
         self._fault: BaseException | None = None
+        self._stopping = False  # at the next barrier
         self._began = time.monotonic()
         self._timers: list[asyncio.TimerHandle] = []
         self._forget: Callable[[], None] | None = None
@@ -170,6 +175,8 @@ class Execution:
         """Every step that is left."""
         assert self.walk is not None
         while not self.walk.done:
+            if self._stopping:
+                raise _AtBarrier
             await self.step()
         self.token.raise_if_cancelled()
         if self.app.graph.schema.kind == "pydantic":
@@ -283,6 +290,8 @@ class Execution:
         if isinstance(exc, StepPaused):
             self.questions = exc.questions
             await self.end("paused")
+        elif isinstance(exc, _AtBarrier):
+            await self.end("interrupted", None, "app_closed")
         elif isinstance(exc, StepFailed):
             self.record(exc.error, *exc.others)
             for other in exc.others:
@@ -382,6 +391,11 @@ class Execution:
         self.ended.open()
 
     # ── stopping ──────────────────────────────────────────────────────────────────────────────────
+
+    def stop_at_barrier(self) -> bool:
+        """End as ``interrupted`` before the next step, where that can be gone on from. From any thread."""
+        self._stopping = self.task is not None and self.checkpointer is not None
+        return self._stopping
 
     def _asked_to_stop(self, reason: str) -> None:
         """Somebody cancelled the token, in whatever thread: after the grace, cancel the nodes."""

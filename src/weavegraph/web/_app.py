@@ -97,7 +97,7 @@ class WebApp:
                 yield
             finally:
                 self.hub.end_streams()
-                await self.app.aclose()
+                await self.app.aclose(grace=self.app.config.cancel_grace)
 
     def end_streams(self) -> None:
         """Tell every client that the server ends, and end its stream; admit nothing new. From any thread."""

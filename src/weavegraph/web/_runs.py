@@ -123,7 +123,7 @@ class Runs:
         await self._check_session(session_id, request.principal)
         grace = self._grace(wanted.on_disconnect)
         with self._context(request) as deps:
-            handle = self._app.resume(
+            handle = await self._app.resume_async(
                 session_id, wanted.answer, deps=deps, timeout=wanted.timeout,
                 tags=self._tags(wanted.tags, request.principal),
             )  # fmt: skip
@@ -144,7 +144,8 @@ class Runs:
                 if await self._was_cut(run):
                     owner = (await self._first(run.run_id)).owner
                     tags = () if owner is None else (_OWNER + owner,)
-                    self._adopt(self._app.resume(run.session_id, tags=tags), self._grace(None), owner)
+                    handle = await self._app.resume_async(run.session_id, tags=tags)
+                    self._adopt(handle, self._grace(None), owner)
                     await self._logged(run.run_id, run.last_position + 1)
                     found.append(run.run_id)
         return found
@@ -269,7 +270,8 @@ class Runs:
         log = durable_log(self._app)
         found: list[RunInfo] = []
         if log is None:
-            ids = list(reversed(self._known))
+            live = [run.run_id for run in self._app.runs() if run.run_id not in self._known]
+            ids = [*reversed(live), *reversed(self._known)]
             ids = ids[ids.index(before) + 1 :] if before in ids else ids
             for run_id in ids:
                 if len(found) == limit:
@@ -342,15 +344,15 @@ class Runs:
     # ── stopping ──────────────────────────────────────────────────────────────────────────────────
 
     def cancel(self, run_id: str, reason: str = "cancelled") -> None:
-        """Ask the run to stop.
+        """Ask the run to stop, whoever of this process started it.
 
         Raises:
             RunElsewhereError: it is over, or this process does not drive it.
         """
-        known = self._known.get(run_id)
-        if known is None or known.handle.status != "running":
-            raise RunElsewhereError(run_id)
-        known.handle.cancel(reason)
+        try:
+            self._app.run(run_id).cancel(reason)
+        except RunNotFoundError:
+            raise RunElsewhereError(run_id) from None
 
     def _viewers_changed(self, run_id: str, change: int) -> None:
         known = self._known.get(run_id)

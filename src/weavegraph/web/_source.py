@@ -25,6 +25,8 @@ __all__ = ["FINAL", "BusSource", "LaneSource", "LogSource", "Reader", "Source", 
 BATCH = 256
 """Events that are encoded in one turn of the loop."""
 FINAL = frozenset({"completed", "failed", "cancelled"})
+BEGINNING = 1.0
+"""Seconds that the first event of a run of this process is given to reach the log."""
 PATIENCE = 10.0
 """Seconds after which an event that its log does not get counts as lost: its writer was fenced off."""
 
@@ -136,9 +138,12 @@ class LogSource:
         return LogReader(self._log, self._run_id, after)
 
     async def head(self) -> int:
-        last = await self._log.last_position(self._run_id)
-        if not last:
-            raise RunNotFoundError(self._run_id)
+        until = time.monotonic() + BEGINNING
+        while not (last := await self._log.last_position(self._run_id)):
+            lane = self._app.event_bus.lane(self._run_id)  # a run that began here is on its way to the log
+            if lane is None or not lane.head or time.monotonic() > until:
+                raise RunNotFoundError(self._run_id)
+            await asyncio.sleep(0.002)
         return last
 
     async def over(self) -> bool:
