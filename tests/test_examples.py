@@ -44,6 +44,19 @@ def test_it_prints_its_golden_output(path: Path) -> None:
 
 
 @names(EXAMPLES)
+def test_its_events_are_the_golden_ones_under_a_clock_that_stands_still(path: Path, tmp_path: Path) -> None:
+    """Blueprint, step 2: what the runtime says is pinned, event by event."""
+    if path.name in NEEDS:
+        pytest.importorskip(NEEDS[path.name])
+    found, golden = tmp_path / "events.jsonl", path.parent / "golden" / f"{path.stem}.jsonl"
+    command = [sys.executable, "-W", "error", "-m", "tests.recorded", str(path), str(found)]
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=50, check=True)
+    if os.environ.get("WEAVEGRAPH_GOLDEN") == "write":
+        golden.write_bytes(found.read_bytes())
+    assert found.read_text(encoding="utf-8").splitlines() == golden.read_text(encoding="utf-8").splitlines()
+
+
+@names(EXAMPLES)
 def test_it_is_short_and_says_what_it_shows(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 100

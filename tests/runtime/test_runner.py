@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -14,7 +15,9 @@ from weavegraph import (
     STREAM_END_SCOPE,
     App,
     AppRunner,
+    EventStream,
     GraphBuilder,
+    MemorySink,
     NodeContext,
     NodePartial,
     RunClosedError,
@@ -203,6 +206,28 @@ async def test_a_stream_from_before_the_session_still_begins_with_its_first_even
             events = [event async for event in stream]
             assert events[0].scope == "weavegraph.run.started"
             assert ended(events) == ["completed"]
+
+
+@clause("R8", "S7")
+@pytest.mark.parametrize("order", [*itertools.permutations(("subscribe", "create_session", "listen_for_events"))])
+async def test_whichever_comes_first_of_stream_session_and_sinks_nothing_is_missed(order: tuple[str, ...]) -> None:
+    sink, streams = MemorySink(), list[EventStream]()
+    async with three() as app:
+        app.event_bus.add_sink(sink)
+        runner = AppRunner(app)
+        for what in order:
+            if what == "subscribe":
+                streams.append(runner.event_stream(run_id="r"))
+            elif what == "create_session":
+                await runner.create_session({}, session_id="s", run_id="r")
+            else:
+                app.event_bus.listen_for_events()
+        await runner.run_until_complete("s")
+        events = [event async for event in streams[0]]
+    assert [event.run_seq for event in events] == [*range(1, len(events) + 1)]
+    assert events[0].scope == "weavegraph.run.started"
+    assert ended(events) == ["completed"]
+    assert list(sink.snapshot()) == events
 
 
 async def test_history_is_paged_and_can_be_asked_by_step_and_node() -> None:
