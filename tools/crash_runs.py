@@ -261,10 +261,7 @@ async def drive(path: Path, seed: int, pipe: int) -> None:
         os.write(pipe, b"started\n")
         while True:
             latest = await app.checkpointer.latest(SESSION)
-            if latest is None:
-                if await app.log.last_position(RUN):
-                    os.write(pipe, b'{"nothing to resume": true}\n')
-                    return
+            if latest is None:  # whatever it had begun with, it has left nothing: its first commit holds its input
                 run = app.start({}, session_id=SESSION, run_id=RUN)
             else:
                 try:
@@ -347,28 +344,26 @@ def attempts(events: Sequence[Event], wrong: list[str]) -> dict[str, int]:
 
 
 def streams(events: Sequence[Event], counts: Counter[str], wrong: list[str]) -> None:
-    """O5: chunks of each answer count 0, 1, 2 …, and it ends once; where its process was killed, it may have no end."""
-    died = {
-        event.attempt
-        for event in events
-        if event.scope == STREAM_END_SCOPE and event.metadata["outcome"] == "interrupted"
-    }
-    found: dict[tuple[Any, ...], list[LLMStreamingEvent]] = {}
+    """O5: chunks of each answer count 0, 1, 2 …, and it ends once, also where its process was killed."""
+    cut = [
+        position
+        for position, event in enumerate(events)
+        if event.scope == STREAM_END_SCOPE and event.metadata.get("code") == "died"
+    ]
+    found: dict[str | None, list[LLMStreamingEvent]] = {}
     for event in events:
         if isinstance(event, LLMStreamingEvent):
-            found.setdefault((event.attempt, event.stream_id), []).append(event)
-    for (attempt, name), parts in found.items():
+            found.setdefault(event.stream_id, []).append(event)
+    for name, parts in found.items():
         ends = [part for part in parts if part.phase != "chunk"]
-        if (
-            [part.index for part in parts] != [*range(len(parts))]
-            or len(ends) > 1
-            or (ends and parts[-1] is not ends[0])
-        ):
-            wrong.append(f"O5: stream {name} of attempt {attempt}: {[(part.index, part.phase) for part in parts]}")
-        if not ends:
+        attempts = {part.attempt for part in parts}
+        if [part.index for part in parts] != [*range(len(parts))] or ends != parts[-1:] or len(attempts) > 1:
+            wrong.append(f"O5: stream {name} of attempts {attempts}: {[(part.index, part.phase) for part in parts]}")
+    for position in cut:
+        before = position - 1
+        while before >= 0 and isinstance(events[before], LLMStreamingEvent) and events[before].phase == "cancelled":  # type: ignore[union-attr]
             counts["answers cut by a kill"] += 1
-            if attempt not in died:
-                wrong.append(f"O5: stream {name} of attempt {attempt} has no end")
+            before -= 1
 
 
 def finished_steps(events: Sequence[Event], diary: Sequence[str], counts: Counter[str], wrong: list[str]) -> None:
@@ -416,18 +411,10 @@ def one_run(seed: int, dice: random.Random, folder: Path, findings: Findings, wh
     if "truth" not in truth:
         findings.problems.append(f"{where}, seed {seed}: undisturbed: {truth}")
         return
-    while True:
-        folder.mkdir(parents=True)
-        path = folder / "runs.db"
-        watcher = child(lambda pipe: _watched(path, seed, pipe))  # noqa: B023
-        found, kills = until_complete(path, seed, dice, length)
-        if "nothing to resume" not in found:
-            break
-        # Killed after its first event and before its first checkpoint: there is no session, and it begins anew.
-        findings.counts["killed before the first checkpoint"] += 1
-        os.kill(watcher[0], signal.SIGKILL)
-        answer(*watcher)
-        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    path = folder / "runs.db"
+    watcher = child(lambda pipe: _watched(path, seed, pipe))
+    found, kills = until_complete(path, seed, dice, length)
     findings.counts["runs"] += 1
     findings.counts["kills"] += kills
     if found.get("done") != truth["truth"]:

@@ -30,7 +30,7 @@ from weavegraph.errors import (
     SessionNotFoundError,
     TooManyRunsError,
 )
-from weavegraph.events import STREAM_END_SCOPE, EventFilter, Predicate, check_id, clean_text
+from weavegraph.events import STREAM_END_SCOPE, EventFilter, LLMStreamingEvent, Predicate, check_id, clean_text
 from weavegraph.graph import CompiledGraph, GraphMetadata
 from weavegraph.protocols import Checkpointer, CheckpointPage, Clock, EventLog
 from weavegraph.runtime._cancel import CancelToken
@@ -78,6 +78,7 @@ class App(Generic[S]):
         self._log: EventLog | None = opened_log(config.log)
         self._checkpointer: Checkpointer | None = open_checkpointer(config.checkpointer)
         self._one_file = share_a_file(self._log, self._checkpointer)
+        self._is_open = False  # log and checkpointer
         self._closed = False
 
     # ── looking ───────────────────────────────────────────────────────────────────────────────────
@@ -164,6 +165,8 @@ class App(Generic[S]):
         Raises:
             NoRunningLoopError: there is no loop here. StateError: ``state`` has unknown keys, or lacks some.
             SessionBusyError, TooManyRunsError, RunExistsError, AppClosedError.
+
+        A log or checkpointer that cannot be opened fails the run before any node: ``join`` raises what it says.
         """
         loop = _running_loop()
         graph, known = self.graph, session_id is not None
@@ -203,7 +206,8 @@ class App(Generic[S]):
 
         Raises:
             SessionNotFoundError: the checkpointer knows no such session. SessionError: its run is over, there is no
-                checkpointer, or the answer does not fit. SessionBusyError: it is running here.
+                checkpointer, or the answer does not fit. SessionBusyError: it is running here. LogError: log or
+                checkpointer cannot be opened; the session stays as it is.
         """
         _running_loop()
         checked_options(cancel, timeout, tags, sinks)
@@ -263,7 +267,8 @@ class App(Generic[S]):
             )
         return self._open(
             checkpoint.session_id, checkpoint.run_id, attempt=known.attempt + 1, after=known.position, died=known.died,
-            deps=deps, cancel=cancel, tags=tags, checkpointer=checkpointer, iterative=checkpoint.iterative,
+            cut=known.cut, deps=deps, cancel=cancel, tags=tags, checkpointer=checkpointer,
+            iterative=checkpoint.iterative,
         )  # fmt: skip
 
     def _open(
@@ -278,6 +283,7 @@ class App(Generic[S]):
         tags: tuple[str, ...],
         checkpointer: Checkpointer | None,
         died: bool = False,
+        cut: Iterable[LLMStreamingEvent] = (),
         iterative: bool = False,
     ) -> Execution:
         """An attempt that is known to everybody, and has not begun."""
@@ -295,8 +301,9 @@ class App(Generic[S]):
             lane = bus.open_lane(run, session, attempt=attempt - 1 if died else attempt, after=after)
             token = CancelToken() if cancel is None else cancel.child()
             execution = Execution(
-                self, lane, token, deps=deps, tags=tags, checkpointer=checkpointer, iterative=iterative, died=died
-            )
+                self, lane, token, deps=deps, tags=tags, checkpointer=checkpointer, iterative=iterative, died=died,
+                cut=cut,
+            )  # fmt: skip
             self._live[run] = self._sessions[session] = execution
         return execution
 
@@ -622,18 +629,39 @@ class App(Generic[S]):
         found = await checkpointer.latest(session_id)
         if found is None:
             raise SessionNotFoundError(session_id)
+        await self._open_stores(found.run_id)
         checkpoint = revive(self.graph.schema, found)
         here = self._bus is not None and self._bus.knows(checkpoint.run_id)
         position = checkpoint.run_seq + (0 if checkpoint.status == "running" else 1)  # its terminal event
         attempt, over = checkpoint.attempt, checkpoint.status != "running"
+        cut: dict[str | None, LLMStreamingEvent] = {}
         if self._log is not None:
             last = await self._log.last_position(checkpoint.run_id)
             if last:
                 position = last
-                async for event in self._log.read(checkpoint.run_id, last - 1):
+                # Its last event, and what was cut off: of streams that began before the checkpoint, all have ended.
+                async for event in self._log.read(checkpoint.run_id, min(checkpoint.run_seq, last - 1)):
                     attempt, over = max(attempt, event.attempt or 0), event.scope == STREAM_END_SCOPE
+                    if isinstance(event, LLMStreamingEvent):
+                        cut.pop(event.stream_id, None)
+                        if not event.is_final:
+                            cut[event.stream_id] = event
+            elif not over and not here:  # killed before the log had anything of it
+                position, over = 0, True
         died = not over and checkpoint.attempt > 0 and not here
-        return Known(checkpoint, position if checkpoint.run_seq else 0, attempt, died)
+        return Known(checkpoint, position if checkpoint.run_seq else 0, attempt, died, tuple(cut.values()))
+
+    async def _open_stores(self, run_id: str) -> None:
+        """Open the log and the checkpointer, unless they have been opened."""
+        if self._is_open:
+            return
+        for used in (self._log, self._checkpointer if self.config.durability != "off" else None):
+            start = getattr(used, "start", None)
+            if start is not None:
+                await start()
+            elif used is not None and used is self._log:
+                await used.last_position(run_id)
+        self._is_open = True
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a short piece of work, where nothing can be awaited."""
@@ -724,12 +752,14 @@ def share_a_file(log: Any, checkpointer: Any) -> bool:
 
 
 class Known(NamedTuple):
-    """Where a session's run stands: the last position given away, the last attempt, and whether it died."""
+    """Where a session's run stands: the last position given away, the last attempt, whether it died, and what the LLM
+    streams that were then open had come to."""
 
     checkpoint: Checkpoint
     position: int
     attempt: int
     died: bool
+    cut: tuple[LLMStreamingEvent, ...]
 
 
 def checked_options(cancel: Any, timeout: Any, tags: Any, sinks: Any) -> tuple[str, ...]:

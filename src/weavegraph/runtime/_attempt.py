@@ -16,11 +16,13 @@ from weavegraph.bus import Lane, Note, RunEmitter
 from weavegraph.config import RuntimeConfig
 from weavegraph.errors import EventInvalidError, EventTooLargeError
 from weavegraph.events import (
+    LLM_SCOPE,
     STREAM_END_SCOPE,
     DiagnosticEvent,
     Event,
     FrozenDict,
     FrozenList,
+    LLMStreamingEvent,
     admit,
     clean_text,
     freeze_metadata,
@@ -234,6 +236,14 @@ class Attempt:
             metadata = {"node": name, "step": step, "attempt": self.number, "try": try_no}
             metadata |= {"question": plain(question.question), "id": question.id}
             self.say("weavegraph.node.paused", name, metadata, node=name, step=step, path=path)
+
+    def end_cut_off(self, chunk: LLMStreamingEvent) -> None:
+        """The end of an LLM stream that stood at ``chunk`` when its process died (contract O5)."""
+        event = LLMStreamingEvent(
+            LLM_SCOPE, "", chunk.metadata, phase="cancelled", is_final=True, index=chunk.index + 1,
+            stream_id=chunk.stream_id, node_id=chunk.node_id, step=chunk.step, path=chunk.path,
+        )  # fmt: skip
+        self.lane._accept(event, reserved=True)
 
     def conclude(
         self, outcome: str, step: int, error: BaseException | None = None, code: str | int | None = None

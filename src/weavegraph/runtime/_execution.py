@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from weavegraph.bus import Lane, SinkGuard
 from weavegraph.errors import EmitterError, GraphError, LogError, RunCancelledError, SessionBusyError
+from weavegraph.events import LLMStreamingEvent
 from weavegraph.protocols import Checkpointer
 from weavegraph.runtime._attempt import Attempt, code_of, describe
 from weavegraph.runtime._cancel import CancelToken
@@ -49,13 +50,17 @@ class Execution:
         checkpointer: Checkpointer | None,
         iterative: bool = False,
         died: bool = False,
+        cut: Iterable[LLMStreamingEvent] = (),
     ) -> None:
         config = app.config
         self.app, self.lane, self.token = app, lane, token
         self.recorder: Recorder | None = None if app.log is None else Recorder(app.log, lane, self._log_failed)
         if died:
             # The log takes this and our own start as one batch, of the attempt that comes.
-            Attempt(lane, config, app._clock, token).conclude("interrupted", 0, None, "died")
+            before = Attempt(lane, config, app._clock, token)
+            for chunk in cut:
+                before.end_cut_off(chunk)
+            before.conclude("interrupted", 0, None, "died")
             lane.reopen(lane.attempt + 1, lane.session_id)
         self.attempt = Attempt(lane, config, app._clock, token, deps=deps, tags=tags, observers=config.observers)
         self.attempt.can_pause = checkpointer is not None and config.durability != "off"
@@ -89,10 +94,15 @@ class Execution:
     def announce(self, inputs: Iterable[str] = ()) -> None:
         """Write the attempt's first event."""
         graph = self.app.graph
+        if self.recorder is not None and self.number is None:
+            self.recorder.hold()  # until the log is open, and the input saved: what it knows of can be resumed
         self.attempt.started(graph.name, graph.fingerprint, inputs)
 
     async def begin(self, given: Any, *, entry: str | None = None, known: bool) -> None:
         """Stand at the graph's beginning, with what the session holds. ``known``: the session may be there."""
+        await self._open_stores()
+        if self.recorder is not None and (self.checkpointer is None or self.app.config.durability != "step"):
+            self.recorder.let_go()
         before: Values | None = None
         self.number = 0
         if self.checkpointer is not None and known:
@@ -109,6 +119,17 @@ class Execution:
         await self.walk.enter(entry)
         if self.app.config.durability == "step":
             await self.save("completed" if self.walk.done and not self.iterative else "running")
+
+    async def _open_stores(self) -> None:
+        """Log and checkpointer, before anything runs. One that cannot be opened ends the attempt, and nothing of it is
+        written to the other (contract D7)."""
+        try:
+            await self.app._open_stores(self.lane.run_id)
+        except Exception as exc:
+            self._fault, self.checkpointer = exc, None
+            if self.recorder is not None:
+                self.recorder.give_up(exc)
+            raise
 
     def restore(self, checkpoint: Checkpoint, answers: Mapping[str, tuple[Any, ...]]) -> None:
         """Stand where a (revived) checkpoint was taken."""
@@ -276,6 +297,8 @@ class Execution:
         else:
             await self.checkpointer.save(checkpoint)
             announce()
+            if self.recorder is not None:
+                self.recorder.let_go()
 
     def _log_failed(self, error: BaseException) -> None:
         """The log cannot be written any more: the run must not go on as if it were."""
@@ -355,6 +378,8 @@ class Execution:
 
     async def _hand_over(self) -> None:
         """Let the log and the run's own sinks take its last events. Who is late goes on by itself."""
+        if self.recorder is not None:
+            self.recorder.let_go()  # what ended without a checkpoint is told all the same
         waits: list[Any] = [guard.remove(SINK_GRACE) for guard in self.guards]
         if self.recorder is not None and self._fault is None:
             waits.append(asyncio.wait_for(self.recorder.upto(self.lane.head), SINK_GRACE))

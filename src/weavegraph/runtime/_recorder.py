@@ -49,6 +49,7 @@ class Recorder:
         """Everything up to here is acknowledged by the log."""
         self._fault: BaseException | None = None
         self._last: int | None = None  # the attempt is over, and ended there
+        self._held: Future[None] | None = None
 
     # ── from the run's side, any thread ───────────────────────────────────────────────────────────
 
@@ -60,6 +61,7 @@ class Recorder:
                 raise self._fault
             emit()
             self._saves.append((operation, done))
+        self.let_go()
         return done
 
     async def upto(self, position: int) -> None:
@@ -73,10 +75,27 @@ class Recorder:
             self._waiters.append((position, done))
         await asyncio.wrap_future(done)
 
+    def hold(self) -> None:
+        """Append nothing until ``let_go``; to be called before ``run`` is. What is accepted stays in the lane."""
+        self._held = Future()
+
+    def let_go(self) -> None:
+        """There is a checkpoint now, or there will be none. Idempotent."""
+        held = self._held
+        if held is not None and not held.done():
+            held.set_result(None)
+
+    def give_up(self, error: BaseException) -> None:
+        """The log could not be opened: append nothing at all. Before anything was saved or waited for."""
+        self._fault = error
+        self.let_go()
+
     # ── on the app's own loop ─────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
         """Until the lane closes or the recorder is closed."""
+        if self._held is not None:
+            await asyncio.wrap_future(self._held)
         with contextlib.suppress(EndOfStream):
             while True:
                 batch = [*await self._stream.recv_many()]
@@ -152,5 +171,6 @@ class Recorder:
     def finish(self, last: int) -> None:
         """The attempt is over: let go of the lane when the log has everything up to ``last``, now or later."""
         self._last = last
+        self.let_go()
         if self._fault is not None or self.position >= last:
             self._stream.close()
