@@ -13,6 +13,10 @@ its seed and one line of figures, ends with 1 if anything is wrong, and adds the
 In ``restarts`` and ``faults`` there are two ways to the server at once: an outbox that ships from an SQLite log, and a
 writer without one that tries each event until it is acknowledged. Two readers follow each run all the time, a third
 reads everything at the end, and ``weavegraph.testing.History`` judges what they got.
+
+``restarts --control`` is the negative control: the same judge over an app without a log, whose sink has no outbox
+before it and room for 200 events. It ends with 1 unless events were lost, and each reader misses exactly as many
+as the bus's books say that it dropped.
 """
 
 from __future__ import annotations
@@ -25,21 +29,23 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.conformance.servers import RedisServer, binaries
+from weavegraph import END, START, EventBusConfig, GraphBuilder, RuntimeConfig
 from weavegraph.bus import RetryPolicy
 from weavegraph.errors import LogUnavailableError
 from weavegraph.events import Event, to_json
 from weavegraph.log import Outbox, SqliteLog
 from weavegraph.log.redis_streams import RedisLog, RedisStreamSink
-from weavegraph.testing import FaultProxy, History, logged
+from weavegraph.testing import FaultProxy, History, Problem, logged
 from weavegraph.testing._log_kit import ending
 
 FAULTS = ("refuse", "reset", "black_hole", "half_close", "delay", "one_byte", "cut")
@@ -47,12 +53,17 @@ RUNS = 3  # of each way
 TIMEOUT = 0.4  # seconds until a call of the clients here gives up
 QUICK = RetryPolicy(tries=5, base=0.01, cap=0.2)
 PATIENCE = 120.0
+ROOM = 200  # events that may wait for the sink of the control
 
 
 @dataclass
 class Findings:
     counts: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def also(self, problems: Iterable[Problem]) -> Findings:
+        self.problems += [f"{p.kind}: {p.reader} {p.run_id} {p.position}" for p in problems]
+        return self
 
     def line(self) -> str:
         shown = [f"{name} {value:,.{0 if value == int(value) else 2}f}" for name, value in self.counts.items()]
@@ -78,7 +89,25 @@ class Stage:
         self.slowest = 0.0  # of an append to the local log, in seconds
         self.stop = asyncio.Event()
 
-    async def write_to_the_log(self, run_id: str) -> None:
+    # What a control does in another way.
+
+    def arrived(self) -> int:
+        """Events that the way under test has brought to the server."""
+        return self.outbox.stats().shipped
+
+    async def begin(self) -> None:
+        await self.outbox.start()
+
+    async def drain(self) -> None:
+        if not await self.outbox.drain(PATIENCE):
+            raise TimeoutError("the outbox does not come to an end")
+
+    async def end(self) -> None:
+        self.stats = self.outbox.stats()
+        await self.outbox.aclose()
+        await self.local.aclose()
+
+    async def write(self, run_id: str) -> None:
         position = 0
         while not self.stop.is_set():
             count = self.random.randint(1, 20)
@@ -133,8 +162,8 @@ class Stage:
     async def run(self, trouble: Awaitable[Any]) -> None:
         """Everything, while ``trouble`` lasts; then to the end."""
         readers = [self._far(), self._far()]
-        await self.outbox.start()
-        writing = [asyncio.ensure_future(self.write_to_the_log(run_id)) for run_id in self.shipped]
+        await self.begin()
+        writing = [asyncio.ensure_future(self.write(run_id)) for run_id in self.shipped]
         writing += [asyncio.ensure_future(self.write_directly(run_id)) for run_id in self.direct]
         reading = [
             asyncio.ensure_future(self.follow(f"follower-{n}", log, run_id))
@@ -145,8 +174,7 @@ class Stage:
         self.stop.set()
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*writing)
-            if not await self.outbox.drain(PATIENCE):
-                raise TimeoutError("the outbox does not come to an end")
+            await self.drain()
             await asyncio.gather(*reading)
             last = self._near()
             for run_id in (*self.shipped, *self.direct):
@@ -154,9 +182,7 @@ class Stage:
                 self.history.ended("last reader", run_id)
             for log in (*readers, last):
                 await log.aclose()
-        self.stats = self.outbox.stats()
-        await self.outbox.aclose()
-        await self.local.aclose()
+        await self.end()
 
     def findings(self, **counts: float) -> Findings:
         problems = self.history.problems()
@@ -169,7 +195,7 @@ class Stage:
             "dead letters": self.stats.dead_lettered,
             "slowest append of the run's log, ms": self.slowest * 1000,
         }
-        found.problems += [f"{p.kind}: {p.reader} {p.run_id} {p.position}" for p in problems]
+        found.also(problems)
         if self.stats.dead_lettered:
             found.problems.append(f"{self.stats.dead_lettered} dead letters: {self.stats.last_error}")
         if given["unknown"]:
@@ -177,11 +203,65 @@ class Stage:
         return found
 
 
-async def restarts(count: int, seed: int, folder: Path, binary: str) -> Findings:
+class Control(Stage):
+    """The negative control: an app without a log, whose bus holds so few events for the sink that outages cost some."""
+
+    def __init__(self, folder: Path, address: str, server: RedisServer, seed: int) -> None:
+        super().__init__(folder, address, server, seed)
+        builder = GraphBuilder()
+
+        @builder.node
+        async def work(state: Any, ctx: Any) -> None:
+            while not self.stop.is_set():
+                for _ in range(self.random.randint(1, 20)):
+                    ctx.emit("work", "done")
+                await asyncio.sleep(self.random.uniform(0.0, 0.02))
+
+        builder.add_edge(START, "work").add_edge("work", END)
+        sinks = (f"{address}?timeout={TIMEOUT}&capacity={ROOM}",)
+        self.app = builder.compile(RuntimeConfig(event_bus=EventBusConfig(sinks=sinks)))
+        self.dropped = 0
+
+    def arrived(self) -> int:
+        return self.app.event_bus.metrics().sinks[0].delivered
+
+    async def begin(self) -> None:
+        self.app.event_bus.listen_for_events()
+
+    async def drain(self) -> None:
+        if not (await self.app.event_bus.flush(timeout=PATIENCE)).complete:
+            raise TimeoutError("the sink does not come to an end")
+
+    async def end(self) -> None:
+        self.dropped = self.app.event_bus.metrics().sinks[0].dropped
+        await self.app.aclose()
+        await super().end()
+
+    async def write(self, run_id: str) -> None:
+        run = self.app.start({}, run_id=run_id)
+        await run
+        for n in range(1, run.position + 1):
+            self.history.given(run_id, n, "ok")  # what the bus has accepted must be found missing
+
+    def findings(self, **counts: float) -> Findings:
+        """Exactly what the bus dropped is missing, for every reader, and nothing else is wrong."""
+        problems = self.history.problems()
+        missing = [p for p in problems if p.kind in ("lost", "wrong gap") and p.run_id in self.shipped]
+        found = Findings({**counts, "published": self.history.counts()["ok"], "dropped by the bus": self.dropped})
+        for reader in ("follower-0", "follower-1", "last reader"):
+            found.counts[f"missed by {reader}"] = number = sum(p.reader == reader for p in missing)
+            if number != self.dropped:
+                found.problems.append(f"{reader} misses {number} events, and {self.dropped} were dropped")
+        if not self.dropped:
+            found.problems.append("nothing was lost, so this control shows nothing: let there be more restarts")
+        return found.also(p for p in problems if p not in missing)
+
+
+async def restarts(count: int, seed: int, folder: Path, binary: str, *, control: bool = False) -> Findings:
     """Half of the stops are SIGTERM, half SIGKILL."""
     server = RedisServer(binary)
     server.start()
-    stage = Stage(folder, server.url, server, seed)
+    stage = (Control if control else Stage)(folder, server.url, server, seed)
     chance = random.Random(seed)
     recoveries: list[float] = []
 
@@ -191,9 +271,9 @@ async def restarts(count: int, seed: int, folder: Path, binary: str) -> Findings
             await asyncio.to_thread(server.kill if n % 2 else server.stop)
             await asyncio.sleep(chance.choice((0.0, 0.0, 0.1, 0.5)))
             await asyncio.to_thread(server.start)
-            began, before = time.monotonic(), stage.outbox.stats().shipped
+            began, before = time.monotonic(), stage.arrived()
             async with asyncio.timeout(PATIENCE):
-                while stage.outbox.stats().shipped == before:
+                while stage.arrived() == before:
                     await asyncio.sleep(0.002)
             recoveries.append(time.monotonic() - began)
 
@@ -399,6 +479,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("campaign", choices=("restarts", "faults", "cancel", "trim", "speed"))
     parser.add_argument("--count", type=int, help="restarts (60), faults (300), cancelled calls (2000), trims (200)")
+    parser.add_argument(
+        "--control", action="store_true", help="restarts: without an outbox; must lose, and be found out"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="speed")
     parser.add_argument("--events", type=int, default=20_000, help="speed")
     parser.add_argument("--server", choices=("valkey", "redis"), default="valkey")
@@ -408,15 +491,19 @@ def main() -> int:
     binary = binaries().get(options.server)
     if binary is None:
         parser.error(f"there is no {options.server} server here")
-    print(f"{options.campaign}: seed {options.seed}", flush=True)
+    if options.control and options.campaign != "restarts":
+        parser.error("--control goes with restarts")
+    title = f"{options.campaign}{' --control' if options.control else ''}"
+    print(f"{title}: seed {options.seed}", flush=True)
     count = options.count or {"restarts": 60, "faults": 300, "cancel": 2000, "trim": 200}.get(options.campaign, 0)
     with tempfile.TemporaryDirectory() as name:
         if options.campaign == "speed":
             found = asyncio.run(speed(options.rounds, options.events, binary))
         else:
-            campaign = {"restarts": restarts, "faults": faults, "cancel": cancel, "trim": trim}[options.campaign]
+            campaigns = {"faults": faults, "cancel": cancel, "trim": trim}
+            campaign = campaigns.get(options.campaign, partial(restarts, control=options.control))
             found = asyncio.run(campaign(count, options.seed, Path(name), binary))
-    line = f"{options.campaign}: seed {options.seed}: {found.line()}"
+    line = f"{title}: seed {options.seed}: {found.line()}"
     print(line)
     for problem in found.problems[:20]:
         print("WRONG", problem)

@@ -50,3 +50,13 @@ async def test_trimmed_streams_report_the_true_count(tool: Any, tmp_path: Path) 
     found = await tool.trim(24, 7, tmp_path, need_binary())
     assert not found.problems, found.problems[:5]
     assert found.counts["events reported missing"] > 0
+
+
+@clause("X4")
+async def test_without_an_outbox_the_same_judge_finds_exactly_what_was_lost(tool: Any, tmp_path: Path) -> None:
+    """The negative control of ``restarts``."""
+    found = await tool.restarts(6, 7, tmp_path, need_binary(), control=True)
+    assert not found.problems, found.problems[:5]
+    dropped = found.counts["dropped by the bus"]
+    assert dropped > 0
+    assert {found.counts[f"missed by {who}"] for who in ("follower-0", "follower-1", "last reader")} == {dropped}
