@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
+import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +22,15 @@ from weavegraph import (
     AppRunner,
     CancelToken,
     Event,
+    EventBus,
     GraphBuilder,
     InvocationHandle,
+    NodeEvent,
     RunCancelledError,
     RunClosedError,
     RuntimeConfig,
     failure_of,
+    node_message,
 )
 from weavegraph.checkpoint import MemoryCheckpointer
 from weavegraph.errors import NodeCancelledError
@@ -348,6 +354,45 @@ async def test_nothing_of_a_thread_lands_behind_the_terminal_event(monkeypatch: 
     assert len(refused) == 1
     assert events[-1].scope == "weavegraph.stream.end"
     assert [event.scope for event in events].count("thread") == 0
+
+
+@clause("O3")
+@pytest.mark.parametrize("how", ["emit", "emitter"])
+def test_a_thread_of_the_last_attempt_cannot_slip_into_the_next(how: str) -> None:
+    """It has looked whether its attempt is the run's, and has its next turn when the attempt is another."""
+    with contextlib.closing(EventBus()) as bus:
+        lane = bus.open_lane("r", "s")
+        emitter = lane.run_emitter()
+        refused: list[RunClosedError] = []
+
+        def late() -> None:
+            try:
+                if how == "emit":
+                    emitter.say(NodeEvent, "late", "", {}, "n", 1, ())
+                else:
+                    emitter.emit(node_message("late", "x"))
+            except RunClosedError as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=late)
+        with lane._lock:
+            thread.start()
+            while not waits_in_weavegraph(thread):
+                pass
+            bus.end_attempt(lane, "failed")
+            assert bus.open_lane("r", "s", attempt=2) is lane
+        thread.join()
+        assert (len(refused), lane.head) == (1, 0)
+
+
+def waits_in_weavegraph(thread: threading.Thread) -> bool:
+    """Whether only a lock keeps the thread: it stands at one place of ours over many looks."""
+    places = set()
+    for _ in range(50):
+        thread.join(0.001)
+        frame = sys._current_frames().get(thread.ident or 0)
+        places.add(None if frame is None else (frame.f_code.co_filename, frame.f_lasti))
+    return len(places) == 1 and "weavegraph" in str(places)
 
 
 class Spiteful(Mute):

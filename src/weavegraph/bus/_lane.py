@@ -327,13 +327,15 @@ class RunEmitter(HubEmitter):
         self._attempt = lane.attempt
 
     def emit(self, event: Event) -> Event | None:
-        if self._hub.attempt != self._attempt:
-            self._refuse()
-        return super().emit(event)
+        with self._hub._lock:  # the next attempt may begin at any time, but not between this look and the event
+            if self._hub.attempt != self._attempt:
+                self._refuse()
+            return super().emit(event)
 
     async def emit_async(self, event: Event) -> Event:
-        if self._hub.attempt != self._attempt:
-            self._refuse()
+        with self._hub._lock:
+            if self._hub.attempt != self._attempt:
+                self._refuse()
         return await super().emit_async(event)
 
     def say(
@@ -347,15 +349,14 @@ class RunEmitter(HubEmitter):
         path: tuple[str, ...],
     ) -> Event | None:
         """``emit`` of an event that is made here; see ``Lane.say``."""
-        if self._hub.attempt != self._attempt:
-            self._refuse()
-        try:
-            return self._hub.say(kind, scope, message, metadata, node, step, path)
-        except BackpressureError:
-            return None
+        with self._hub._lock:
+            if self._hub.attempt != self._attempt:
+                self._refuse()
+            try:
+                return self._hub.say(kind, scope, message, metadata, node, step, path)
+            except BackpressureError:
+                return None
 
     def _refuse(self) -> None:
-        lane = self._hub
-        with lane._lock:
-            lane._refused_closed += 1
-        raise RunClosedError(lane.run_id)
+        self._hub._refused_closed += 1
+        raise RunClosedError(self._hub.run_id)
