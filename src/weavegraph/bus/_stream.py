@@ -370,7 +370,18 @@ class EventStream:
                     return batch
             elif self._waiting:
                 raise StreamBusyError
-            await self._park()
+            future = self._arm()
+            if future is None:
+                if clock() - self._turn_at > YIELD_AFTER:
+                    await self._yield()
+                continue
+            try:  # as `_park`, but without a coroutine of its own: 6 % of a wake-up
+                await future
+            except BaseException:
+                self._group.parked.pop(self, None)  # type: ignore[union-attr]
+                raise
+            finally:
+                self._waiting, self._rested = False, True
 
     def _take_many(self, most: int) -> tuple[Event, ...]:
         """What is ready, at most ``most``; nothing also after some milliseconds of events that do not match."""
@@ -459,8 +470,19 @@ class EventStream:
                 # The usual reader of a live stream: it waits, or one event is there. Without a call: 30 % of a wake-up.
                 head, position = ring.head, self._base
                 if head == position:
-                    await self._park()
                     rested = True
+                    future = self._arm()
+                    if future is None:
+                        if clock() - self._turn_at > YIELD_AFTER:
+                            await self._yield()
+                        continue
+                    try:  # as `_park`, but without a coroutine of its own: 6 % of a wake-up
+                        await future
+                    except BaseException:
+                        self._group.parked.pop(self, None)  # type: ignore[union-attr]
+                        raise
+                    finally:
+                        self._waiting, self._rested = False, True
                     continue
                 if rested and head == position + 1 and self._run is None:
                     slots = ring.slots
