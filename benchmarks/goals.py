@@ -47,6 +47,17 @@ def _publish(cells: dict[str, str]) -> list[Goal]:
     return [at_most(float(cells["× one"]), limit, "× one")] if limit else []
 
 
+def _sinks(cells: dict[str, str]) -> list[Goal]:
+    if cells["sinks"] != "1000":
+        return []
+    batches, each = (float(cells[f"{name} × Queue"]) for name in ("counting batches", "counting each event"))
+    return [at_least(batches, 45, "batches"), at_least(each, 40, "each")]
+
+
+def _latency(cells: dict[str, str]) -> list[Goal]:
+    return [at_most(float(cells["Queue × Queue"]), {"1": 1.1, "100": 0.5}[cells["readers"]])]
+
+
 def _capacity(cells: dict[str, str]) -> list[Goal]:
     return [at_most(int(cells["lost of 10,000"].replace(",", "")), 0, "lost")] if "**" in cells["capacity"] else []
 
@@ -54,6 +65,8 @@ def _capacity(cells: dict[str, str]) -> list[Goal]:
 FINDERS: dict[str, Callable[[dict[str, str]], list[Goal]]] = {
     "Deliveries per CPU second, burst 64": _burst,
     "Deliveries per CPU second, burst 1,": _single,
+    "Inline sinks": _sinks,
+    "Latency at 1,000 events a second: the median": _latency,
     "From a thread into a loop": _thread,
     "Cost of `publish`": _publish,
     "Capacity against a burst": _capacity,

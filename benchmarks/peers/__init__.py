@@ -8,7 +8,8 @@ A graph runtime's file has any of these, each returning a call to await, whose r
 - ``burst(events)``: one node streams that many items to one reader
 
 A bus's file has ``fan_out(readers, events, burst, watch)``, which returns how many events each reader received; between
-``watch.start()`` and ``watch.stop()`` nothing is set up or torn down.
+``watch.start()`` and ``watch.stop()`` nothing is set up or torn down. What those with a queue for each subscriber share
+is in ``queues``.
 """
 
 from __future__ import annotations

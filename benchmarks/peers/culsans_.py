@@ -1,32 +1,9 @@
 """culsans: as janus, made of aiologic's locks."""
 
-import asyncio
-
 import culsans
+
+from benchmarks.peers.queues import queue_each
 
 NAME = "culsans"
 PACKAGE = "culsans"
-
-
-async def fan_out(readers, events, burst, watch):
-    queues = [culsans.Queue() for _ in range(readers)]
-
-    async def read(queue):
-        count = 0
-        while await queue.get() is not None:
-            count += 1
-        return count
-
-    tasks = [asyncio.create_task(read(queue.async_q)) for queue in queues]
-    await asyncio.sleep(0)
-    watch.start()
-    for number in range(1, events + 1):
-        for queue in queues:
-            queue.async_q.put_nowait("a small event")
-        if number % burst == 0:
-            await asyncio.sleep(0)
-    for queue in queues:
-        queue.async_q.put_nowait(None)
-    got = await asyncio.gather(*tasks)
-    watch.stop()
-    return got
+fan_out = queue_each(culsans.Queue, lambda queue: queue.async_q.put_nowait, lambda queue: queue.async_q.get)

@@ -39,7 +39,7 @@ class Speaks:
 
     @component.output_types(count=int)
     def run(self, count: int, streaming_callback: Any = None) -> dict[str, Any]:
-        raise NotImplementedError
+        raise NotImplementedError  # Haystack wants a component to have both; an async pipeline calls the one below
 
     @component.output_types(count=int)
     async def run_async(self, count: int, streaming_callback: Any = None) -> dict[str, Any]:

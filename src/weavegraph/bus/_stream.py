@@ -638,7 +638,7 @@ class EventStream:
 
     def _settle_loss(self) -> None:
         """What is lost by now is counted; a reader that leaves needs no notice of it."""
-        lost = self._pending()
+        lost = self._pending(self._base)
         self._dropped += lost
         self._reported += lost
         self._base += lost
@@ -720,11 +720,11 @@ class EventStream:
         with self._hub._lock:
             return self._stats()
 
-    def _pending(self) -> int:
-        """Events that are lost already, and that the reader will learn of at its next receive."""
+    def _pending(self, position: int) -> int:
+        """Events after ``position`` that are lost already, and that the reader will learn of at its next receive."""
         if self._closed_at is not None:
             return 0
-        ring, position = self._ring, self._position
+        ring = self._ring
         head = min(ring.head, self._stop_at)
         floor = max(position, self._history_floor)
         if self._overflow == "drop_oldest":
@@ -742,17 +742,18 @@ class EventStream:
         closed_at = self._closed_at
         if closed_at is not None:
             head = closed_at
-        pending = self._pending()
+        position = self._position  # once: an iteration in another thread moves it without the lock
+        pending = self._pending(position)
         dropped = self._dropped + pending
-        unread = head - self._position - pending
+        unread = head - position - pending
         in_skip = self._on_lag == "skip"
         oldest = None if closed_at is not None or not unread else self._oldest_unread()
         return SubscriberStats(
             name=self.name,
             s0=self._s0,
             head=head,
-            position=self._position,
-            delivered=self._position - self._s0 - self._dropped - self._filtered,
+            position=position,
+            delivered=position - self._s0 - self._dropped - self._filtered,
             filtered=self._filtered,
             dropped=dropped,
             reported=dropped if in_skip else self._reported,
