@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +16,8 @@ from weavegraph import GAP_SCOPE, EndOfStream, EventHub, EventStream, node_messa
 from weavegraph.bus import SubscriberStats
 
 clause = pytest.mark.clause
+POLL = 0.002
+"""Seconds between two looks at what other tasks and processes do."""
 _MORE = int(os.environ.get("WEAVEGRAPH_EXAMPLES", "1"))
 
 
@@ -32,6 +37,31 @@ class StillClock:
 
     def monotonic(self) -> float:
         return self.seconds
+
+
+async def eventually(happens: Callable[[], Any], within: float = 20.0) -> Any:
+    """Wait for what other tasks, threads and processes bring about, and no longer than that; its value.
+
+    ``happens`` may be a coroutine function.
+    """
+    async with asyncio.timeout(within):
+        while True:
+            value = happens()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return value
+            await asyncio.sleep(POLL)  # sleeps: between two looks
+
+
+def wait_until(happens: Callable[[], Any], within: float = 20.0) -> Any:
+    """``eventually`` where no loop runs."""
+    deadline = time.monotonic() + within
+    while not (value := happens()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it did not happen within {within} s")
+        time.sleep(POLL)  # sleeps: between two looks
+    return value
 
 
 async def settle(turns: int = 20) -> None:

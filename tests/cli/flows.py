@@ -77,7 +77,7 @@ def endless() -> GraphBuilder[State]:
         while not ctx.cancelled:
             n += 1
             ctx.emit("tick", str(n))
-            await asyncio.sleep(state.get("pace", 0.01))
+            await asyncio.sleep(state.get("pace", 0.01))  # sleeps: its pace
         return {"answer": "stopped"}
 
     builder.add_node("tick", tick).add_edge(START, "tick").add_edge("tick", END)
@@ -92,8 +92,10 @@ def stubborn() -> GraphBuilder[State]:
 
     async def block(state: State, ctx: NodeContext[State, None]) -> None:
         ctx.emit("blocking", "now")
-        await asyncio.sleep(0.2)  # lets it be printed
-        time.sleep(60)
+        while not Path("printed").exists():
+            await asyncio.sleep(0.01)  # sleeps: between two looks
+        Path("blocked").touch()
+        time.sleep(60)  # sleeps: this is what it is for
 
     builder.add_node("block", block).add_edge(START, "block").add_edge("block", END)
     return builder
@@ -106,7 +108,7 @@ def stepping() -> GraphBuilder[State]:
     async def work(state: State, ctx: NodeContext[State, None]) -> dict[str, Any]:
         done = len(state.get("parts", []))
         while done == 5 and not Path(state["gate"]).exists():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # sleeps: between two looks
         await ctx.stream_llm([f"{done}", "!"], stream_id="count")
         with open(os.environ["WORKED"], "a") as file:
             file.write(f"{done}\n")

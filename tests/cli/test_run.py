@@ -8,13 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.cli.support import COMMAND, FLOWS, Done, Terminal, cli, environment, finished, golden, read_until, started
-from tests.support import clause
+from tests.support import clause, wait_until
 from weavegraph.events import from_json
 
 TEA = '{"topic": "tea"}'
@@ -93,13 +92,15 @@ def test_a_signal_cancels_the_run_which_says_so(tmp_path: Path, number: signal.S
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with started("run", f"{FLOWS}:stubborn", cwd=tmp_path) as process:
         read_until(process, "blocking: now")
-        time.sleep(0.3)  # the node blocks its loop now
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-        began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 130
-        assert time.monotonic() - began < 1
+        (tmp_path / "printed").touch()
+        wait_until((tmp_path / "blocked").exists)  # the node blocks its loop now, for a minute
+
+        def ended() -> bool:
+            process.send_signal(signal.SIGINT)  # two that come at once are one
+            return process.poll() is not None
+
+        wait_until(ended, 5)
+        assert process.returncode == 130
 
 
 @clause("8.sigterm")
@@ -142,10 +143,7 @@ def flood():
 """
     (tmp_path / "flooding.py").write_text(script)
     with started("run", "flooding:flood", cwd=tmp_path) as process:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "done").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until((tmp_path / "done").exists)
         done = finished(process)
     assert done.code == 0
     assert done.out.count(" n: ") == 20_000
@@ -217,7 +215,7 @@ def test_tokens_are_shown_when_they_come_and_not_with_the_line(tmp_path: Path) -
         "async def tokens():\n"
         "    yield 'one '\n"
         "    yield 'two '\n"
-        "    while not Path('gate').exists(): await asyncio.sleep(0.01)\n"
+        "    while not Path('gate').exists(): await asyncio.sleep(0.01)  # sleeps: between two looks\n"
         "    yield 'three'\n"
         "@builder.node\n"
         "async def n(state, ctx):\n"

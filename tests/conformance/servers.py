@@ -10,11 +10,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.support import wait_until
 
 __all__ = ["RedisServer", "binaries", "free_port", "need_binary", "running"]
 
@@ -70,12 +71,12 @@ class RedisServer:
         )
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
-        deadline = time.monotonic() + timeout
-        while not self.answers():
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                self.kill()
-                raise RuntimeError(f"no server: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
-            time.sleep(0.01)
+        process = self._process
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: self.answers() or process.poll() is not None, timeout)
+        if not self.answers():
+            self.kill()
+            raise RuntimeError(f"no server: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
 
     def answers(self) -> bool:
         try:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from tests.conformance.servers import running
 from tests.support import clause
+from tests.support import eventually as until
 from weavegraph import END, START, EventBusConfig, GraphBuilder, RuntimeConfig
 from weavegraph.errors import ConfigError
 from weavegraph.events import Event
@@ -27,12 +28,6 @@ from weavegraph.testing import History
 from weavegraph.testing._log_kit import collected
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 class Gates:
@@ -147,7 +142,7 @@ async def test_a_process_killed_while_the_server_is_away_leaves_its_events_to_th
             for n in range(2):
                 await app.start({}, run_id=f"{sys.argv[3]}-{n}").join()
             print(app.event_bus.head, flush=True)
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         asyncio.run(main())
     """
     with running(durable=True) as server:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from tests.support import clause
+from tests.support import eventually as until
 from weavegraph import EventBus, node_message
 from weavegraph.bus import Lane, RetryPolicy
 from weavegraph.errors import ConfigError, LogUnavailableError, PermanentSinkError
@@ -64,12 +65,6 @@ class Elsewhere:
 
     def positions(self, run_id: str) -> list[int | None]:
         return [event.run_seq for event in self.events if event.run_id == run_id]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @pytest.fixture(params=["sqlite", "memory"])
@@ -183,7 +178,7 @@ async def test_a_killed_process_gives_its_turn_back(tmp_path: Path) -> None:
             async with Outbox(SqliteLog(sys.argv[1]), Sink(), name="x") as outbox:
                 await outbox.drain(20)
                 print("ready", flush=True)
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
         asyncio.run(main())
     """
     log, sink = SqliteLog(tmp_path / "e.db"), Elsewhere()

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from tests.conformance.servers import RedisServer, free_port, need_binary, running
 from tests.support import StillClock, clause
+from tests.support import eventually as until
 from weavegraph import END, START, EventBus, EventBusConfig, GraphBuilder, SinkConfig, node_message
 from weavegraph.bus import Lane, RetryPolicy
 from weavegraph.config import RuntimeConfig
@@ -71,12 +72,6 @@ def told(events: list[Event]) -> list[Any]:
     return [event if event.run_seq else (event.metadata["first_seq"], event.metadata["last_seq"]) for event in events]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
 async def read(log: Any, run_id: str, after: int = 0) -> list[int | tuple[int, int]]:
     return positions(await collected(log.read(run_id, after)))
 
@@ -111,10 +106,7 @@ async def test_all_keys_of_a_run_share_a_slot(server: RedisServer, log: RedisLog
 async def test_a_server_in_cluster_mode_takes_it_all() -> None:
     with running("valkey", "--cluster-enabled", "yes") as server:
         server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        deadline = time.monotonic() + 20
-        while b"cluster_state:ok" not in server.command("CLUSTER", "INFO"):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"))
         log = RedisLog(server.url)
         followers = [asyncio.ensure_future(collected(log.follow(f"run-{n}"))) for n in range(4)]
         for n in range(4):
@@ -199,13 +191,19 @@ async def test_publish_again_is_passed_over_and_what_was_passed_by_is_refused(lo
 
 
 async def test_a_follower_sees_gaps_as_they_come(log: RedisLog) -> None:
-    task = asyncio.ensure_future(collected(log.follow("a")))
+    seen: list[Event] = []
+
+    async def following() -> None:
+        async for event in log.follow("a"):
+            seen.append(event)
+
+    task = asyncio.ensure_future(following())
     for first, last in ((1, 3), (5, 8), (20, 30)):
         await log.publish("a", logged("a", first, last))
-        await asyncio.sleep(0.02)
+        await until(lambda last=last: bool(seen) and seen[-1].run_seq == last)  # type: ignore[misc]
     await log.publish("a", [ending("completed", 40, "a")])
-    found = positions(await asyncio.wait_for(task, 20))
-    assert found == [1, 2, 3, (4, 4), *range(5, 9), (9, 19), *range(20, 31), (31, 39), 40]
+    await asyncio.wait_for(task, 20)
+    assert positions(seen) == [1, 2, 3, (4, 4), *range(5, 9), (9, 19), *range(20, 31), (31, 39), 40]
 
 
 async def test_entries_that_somebody_deletes_show_as_a_gap(server: RedisServer, log: RedisLog, prefix: str) -> None:
@@ -239,9 +237,10 @@ async def test_retention_by_events_takes_finished_runs_first(server: RedisServer
 
 
 async def until_retained(log: RedisLog, most: int) -> None:
-    async with asyncio.timeout(20):
-        while sum(run.last_position - run.first_position + 1 for run in await log.runs()) > most:
-            await asyncio.sleep(0.01)
+    async def so_few() -> bool:
+        return sum(run.last_position - run.first_position + 1 for run in await log.runs()) <= most
+
+    await until(so_few)
 
 
 async def test_retention_by_age_and_bytes(server: RedisServer, prefix: str) -> None:
@@ -287,16 +286,23 @@ def commands(server: RedisServer, name: str) -> int:
     return 0
 
 
+def blocked(server: RedisServer) -> int:
+    """How many clients wait in a call that blocks."""
+    text = server.command("INFO", "clients").decode()
+    return int(text.split("blocked_clients:")[1].split()[0])
+
+
 @clause("X5")
 async def test_a_new_follower_does_not_wait_for_the_readers_next_turn(
-    log: RedisLog, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, log: RedisLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_redis_server, "BLOCK", 40.0)
     first = asyncio.ensure_future(collected(log.follow("a")))
     await log.append("a", logged("a", 1, 1))
-    await asyncio.sleep(0.1)  # the reader waits for "a" alone now, forty seconds at a time
+    await until(lambda: blocked(server) == 1)  # the reader waits for "a" alone now, forty seconds at a time
+    before = commands(server, "xread")
     second = asyncio.ensure_future(collected(log.follow("b")))
-    await asyncio.sleep(0.1)
+    await until(lambda: commands(server, "xread") > before and blocked(server) == 1)
     began = time.monotonic()
     await log.append("b", [*logged("b", 1, 2), ending("completed", 3, "b")])
     assert positions(await asyncio.wait_for(second, 20)) == [1, 2, 3]
@@ -408,7 +414,7 @@ async def test_a_cancelled_call_never_leaves_its_answer_to_the_next(log: RedisLo
     cancelled = 0
     for turn in range(200):
         tasks = [asyncio.ensure_future(log.last_position(f"run-{n}")) for n in range(20)]
-        await asyncio.sleep(0.0002 * (turn % 7))
+        await asyncio.sleep(0.0002 * (turn % 7))  # sleeps: cancelled at all points of a call
         for task in tasks[:: 1 + turn % 3]:
             cancelled += task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)

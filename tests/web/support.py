@@ -9,12 +9,12 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
+from tests.support import eventually
 from weavegraph import END, START, App, GraphBuilder, NodeContext, RuntimeConfig
 from weavegraph.web import WebApp, create_app
 from weavegraph.web._serve import Server
 
 PATIENCE = 10.0
-POLL = 0.005  # seconds between two looks at what other tasks and processes do
 _BREAKS = re.compile(rb"\r\n|\n|\r(?=[^\n])")  # a CR that ends a piece may be half of one
 
 
@@ -221,21 +221,13 @@ async def listening(web: WebApp, app: Any = None, **options: Any) -> AsyncIterat
     if app is not None:
         server.config.app = app
     task = asyncio.create_task(server.serve())
-    while not server.started:
-        assert not task.done()
-        await asyncio.sleep(POLL)
+    await eventually(lambda: server.started or task.done(), PATIENCE)
+    assert server.started
     try:
         yield server
     finally:
         server.should_exit = True
         await task
-
-
-async def eventually(happens: Callable[[], bool], within: float = PATIENCE) -> None:
-    """Wait for what other tasks bring about."""
-    async with asyncio.timeout(within):
-        while not happens():
-            await asyncio.sleep(POLL)
 
 
 class Gated:

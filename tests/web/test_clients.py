@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import clause
-from tests.web.support import PATIENCE, POLL, Client, Gated, Parser, chatty, eventually, listening, serving
+from tests.web.support import PATIENCE, Client, Gated, Parser, chatty, eventually, listening, serving
 from weavegraph import RuntimeConfig
 from weavegraph.web import WebApp, create_app
 
@@ -95,7 +95,7 @@ async def test_who_does_not_read_is_given_up_and_nobody_else_notices() -> None:
 async def _a_byte_now_and_then(sock: socket.socket) -> None:
     sock.setblocking(False)
     while True:
-        await asyncio.sleep(10 * POLL)
+        await asyncio.sleep(0.05)  # sleeps: its pace
         try:
             if not sock.recv(1):
                 return
@@ -269,7 +269,7 @@ builder = GraphBuilder()
 async def talk(state, ctx):
     for n in range(state["extra"].get("words", 3)):
         ctx.emit("word", str(n))
-        await asyncio.sleep(state["extra"].get("pause", 0.0))
+        await asyncio.sleep(state["extra"].get("pause", 0.0))  # sleeps: its work
 
 app = builder.add_edge(START, "talk").add_edge("talk", END)
 """
@@ -287,7 +287,7 @@ async def step(state, ctx):
     with open("ran.txt", "a") as file:
         print("began", n, file=file, flush=True)
         ctx.emit("began", str(n))
-        await asyncio.sleep(0.1)  # its work
+        await asyncio.sleep(0.1)  # sleeps: its work
         print("ended", n, file=file, flush=True)
     return {"extra": {"n": n + 1}}
 
@@ -345,7 +345,7 @@ async def test_a_client_sees_each_event_once_through_restarts_of_the_server(tmp_
                         if restarts < 2 and count > 12:
                             break
             except (OSError, asyncio.IncompleteReadError, IndexError, ValueError):
-                await asyncio.sleep(10 * POLL)
+                await asyncio.sleep(0)
             if restarts < 2 and outcome == "":
                 how = (signal.SIGKILL, signal.SIGTERM)[restarts]
                 await asyncio.to_thread(served.stop, how)

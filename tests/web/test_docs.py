@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx2
 
-from tests.support import clause
+from tests.support import POLL, clause
 from tests.web.proxy import Proxy
-from tests.web.support import POLL, Client, chatty, listening, serving
+from tests.web.support import Client, chatty, listening, serving
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "web"
 

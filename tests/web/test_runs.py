@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -150,7 +149,7 @@ async def test_pages_of_runs(tmp_path: Path) -> None:
 
 
 @clause("8.disconnect")
-@pytest.mark.parametrize("policy", ["continue", "cancel", 0.05])
+@pytest.mark.parametrize("policy", ["continue", "cancel", 0.5])
 async def test_what_happens_when_the_last_viewer_left(policy: Any) -> None:
     talk = Gated(RuntimeConfig(cancel_grace=0.01))
     async with serving(talk.app) as (web, client):
@@ -161,9 +160,9 @@ async def test_what_happens_when_the_last_viewer_left(policy: Any) -> None:
         assert (await client.ask("GET", f"/runs/{run_id}")).json["status"] == "running"
         two.leave()
         await eventually(lambda: web.hub.streams == 0)
-        if policy == 0.05:  # somebody comes back in time
+        if policy == 0.5:  # somebody comes back in time
             three = await client.watch(run_id)
-            await asyncio.sleep(2 * policy)  # the time is over, and the run goes on
+            assert web.runs._known[run_id].timer is None
             assert (await client.ask("GET", f"/runs/{run_id}")).json["status"] == "running"
             three.leave()
         if policy == "continue":

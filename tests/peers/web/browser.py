@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import eventually
 from tests.web.proxy import Proxy
 from tests.web.support import Client
 from tools import peers
@@ -22,7 +23,6 @@ from weavegraph.log import SqliteLog
 
 RECIPE = Path(__file__).resolve().parents[3] / "docs" / "web" / "eventsource.js"
 PATIENCE = 30.0
-POLL = 0.05
 
 
 def need(program: str) -> str:
@@ -87,10 +87,7 @@ class Browser:
 
     async def until(self, code: str) -> Any:
         """Wait until an expression is true; its value."""
-        async with asyncio.timeout(PATIENCE):
-            while not (value := await self.run(code)):
-                await asyncio.sleep(POLL)
-        return value
+        return await eventually(lambda: self.run(code), PATIENCE)
 
 
 async def watch_with_cuts(count: int, seed: int, serving: Any) -> dict[str, Any]:

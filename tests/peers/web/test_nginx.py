@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.peers.web.browser import need
-from tests.support import clause
-from tests.web.support import POLL, Client, Gated, chatty, serving
+from tests.support import clause, eventually
+from tests.web.support import Client, Gated, chatty, serving
 
 pytestmark = pytest.mark.timeout(300)
 LOCATIONS = Path(__file__).resolve().parents[3] / "docs" / "web" / "nginx.conf"
@@ -54,12 +54,13 @@ async def behind_nginx(folder: Path, upstream: int) -> AsyncIterator[Client]:
     process = await asyncio.create_subprocess_exec(program, "-p", str(folder), "-c", str(folder / "nginx.conf"))
     client = Client(port)
     try:
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    await client.ask("GET", "/live")
-                    break
-                await asyncio.sleep(POLL)
+
+        async def live() -> bool:
+            with contextlib.suppress(OSError):
+                return (await client.ask("GET", "/live")).status == 200
+            return False
+
+        await eventually(live)
         yield client
     finally:
         await client.aclose()
@@ -101,9 +102,7 @@ async def test_a_client_that_leaves_nginx_leaves_the_server(tmp_path: Path) -> N
         stream = await client.watch(run_id)
         await stream.take(1)
         stream.leave()
-        async with asyncio.timeout(2):
-            while web.hub.streams:
-                await asyncio.sleep(POLL)
+        await eventually(lambda: web.hub.streams == 0, 2)
         talk.say(None)
 
 
