@@ -15,17 +15,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.test_kills import simple
 from tests.storage.test_store import NOTES, commits, note, opened, texts
 from tests.support import clause
+from weavegraph import RuntimeConfig
 from weavegraph.errors import LogCorruptError, LogUnavailableError
+from weavegraph.log import SqliteLog
 from weavegraph.storage import SqliteStore
 from weavegraph.storage._reader import Reader
 
 pytestmark = clause("D5")
 
 HEADER = """
-import asyncio, os, sys
+import asyncio, concurrent.futures.thread, os, sys  # all that is needed: later imports may be refused too
 from tests.storage.test_store import *
+from tests.runtime.test_kills import *
 from weavegraph.storage import Schema
 if os.geteuid() == 0:
     os.setgid(65534), os.setuid(65534)
@@ -213,6 +217,38 @@ def test_one_that_is_followed_over_writers_that_come_and_go(path: Path) -> None:
             assert follower.wait(30) == 0
         finally:
             follower.kill()
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_an_app_shows_the_runs_of_such_a_log_and_starts_none(path: Path, what: str) -> None:
+    async def write() -> int:
+        async with simple(RuntimeConfig(log=SqliteLog(path))) as app:
+            await app.invoke({}, run_id="r")
+            assert app.log is not None
+            last = await app.log.last_position("r")
+            await app.log.aclose()
+            return last
+
+    last = asyncio.run(write())
+    only_to_be_read(path, what)
+    before = contents(path.parent)
+    found = said(
+        """
+async def main():
+    async with simple(RuntimeConfig(log=SqliteLog(path))) as app:
+        print([event.run_seq async for event in app.event_stream(run_id="r")])
+        print([event.run_seq async for event in app.event_stream(run_id="r", after=3)])
+        try:
+            await app.invoke({}, run_id="refused")
+        except LogUnavailableError as error:
+            print(error)
+asyncio.run(main())
+""",
+        path,
+    )
+    refusal = f"{path}: read-only: this user may not write {'it' if what == 'file' else 'its folder'}"
+    assert found == [str([*range(1, last + 1)]), str([*range(4, last + 1)]), refusal]
+    assert contents(path.parent) == before
 
 
 def test_tables_that_are_not_there_yet_are_told_by_name(path: Path) -> None:
