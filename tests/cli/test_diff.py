@@ -79,7 +79,11 @@ def test_the_order_of_parallel_nodes_counts_unless_told_otherwise(tmp_path: Path
 
 def test_graph_draws(tmp_path: Path) -> None:
     assert cli("graph", f"{FLOWS}:app", cwd=tmp_path).out.startswith("flowchart TD\n")
-    assert cli("graph", f"{FLOWS}:app", "--dot", cwd=tmp_path).out.startswith('digraph "writing" {\n')
+    assert cli("graph", f"{FLOWS}:app", "--format", "dot", cwd=tmp_path).out.startswith('digraph "writing" {\n')
+    assert cli("graph", f"{FLOWS}:app", "--format", "ascii", cwd=tmp_path).out.startswith("(start)")
+    wrong = cli("graph", f"{FLOWS}:app", "--format", "png", cwd=tmp_path)
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "'png' is not one of 'mermaid', 'dot', 'ascii'" in wrong.err
 
 
 def test_demo_is_the_demo(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ def test_events_as_they_come_then_the_final_state(tmp_path: Path) -> None:
     golden("run.txt", done.out)
 
 
-def test_json_is_one_event_a_line_and_the_state_last(tmp_path: Path) -> None:
-    done = cli("run", f"{FLOWS}:app", "-", "--json", cwd=tmp_path, stdin=TEA.encode())
+@pytest.mark.parametrize("words", [["--json"], ["--events", "jsonl"]])
+def test_json_is_one_event_a_line_and_the_state_last(tmp_path: Path, words: list[str]) -> None:
+    done = cli("run", f"{FLOWS}:app", "-", *words, cwd=tmp_path, stdin=TEA.encode())
     assert done.code == 0
     *lines, last = done.out.splitlines()
     assert [from_json(line).run_seq for line in lines] == [*range(1, len(lines) + 1)]

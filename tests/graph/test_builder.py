@@ -294,6 +294,19 @@ def test_the_drawings_show_conditional_edges_too() -> None:
     )
 
 
+def test_a_graph_as_ascii() -> None:
+    assert drawn().to_ascii() == (
+        "(start) --> plan\n"
+        "plan    --> write\n"
+        "        --> review\n"
+        "write   --> (end)\n"
+        "review  ..> write   [ok]\n"
+        "        ..> (end)   [stop]\n"
+    )
+    label = drawn({"grün\n": "write", "stop": END}).to_ascii().splitlines()[4]
+    assert label == "review  ..> write   [gr\\xfcn\\n]"
+
+
 def test_answers_that_lead_to_one_node_are_all_on_its_arrow() -> None:
     app = drawn({"ok": "write", True: "write", 'a "b"\n<c>': END})
     assert '    n2 -.->|"ok, True"| n1\n    n2 -.->|"a #quot;b#quot; #lt;c#gt;"| stop\n' in app.to_mermaid()

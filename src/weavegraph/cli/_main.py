@@ -47,6 +47,7 @@ Scopes = Annotated[
 NodePath = Annotated[
     str | None, typer.Option("--path", metavar="NODE", help="a node, or what is inside it: outer/inner")
 ]
+Drawing = Literal["mermaid", "dot", "ascii"]
 LogOption = Annotated[str | None, typer.Option("--log", metavar="URL", help="keep the events, as in sqlite:runs.db")]
 CheckpointOption = Annotated[
     str | None, typer.Option("--checkpointer", metavar="URL", help="keep each step, as in sqlite:runs.db")
@@ -70,6 +71,9 @@ def run(
     ] = False,
     log: LogOption = None,
     checkpointer: CheckpointOption = None,
+    events: Annotated[
+        Literal["text", "jsonl"], typer.Option("--events", help="jsonl: one line of JSON each, as --json")
+    ] = "text",
     json: AsJson = False,
 ) -> int:
     """Run an app: its events as they come, then its final state.
@@ -80,7 +84,7 @@ def run(
 
     value = _load.input_of(given)
     loaded = _load.load_app(module_app, log=log, checkpointer=checkpointer)
-    return _run.run(loaded, value, session=session, resume=resume, as_json=json)
+    return _run.run(loaded, value, session=session, resume=resume, as_json=json or events == "jsonl")
 
 
 @app.command()
@@ -150,13 +154,13 @@ def diff(
 @app.command()
 def graph(
     module_app: AppName,
-    dot: Annotated[bool, typer.Option("--dot", help="in the DOT language")] = False,
+    format: Annotated[Drawing, typer.Option("--format", help="ascii is read as it is")] = "mermaid",
 ) -> int:
-    """Draw an app's graph, as Mermaid."""
+    """Draw an app's graph: as a Mermaid flowchart, in the DOT language, or as lines of ASCII."""
     from weavegraph.cli import _load
 
     loaded = _load.load_app(module_app)
-    drawing = loaded.to_dot() if dot else loaded.to_mermaid()
+    drawing = {"mermaid": loaded.to_mermaid, "dot": loaded.to_dot, "ascii": loaded.to_ascii}[format]()
     screen = Screen.out()
     for line in drawing.rstrip("\n").split("\n"):
         screen.line(plain(line))

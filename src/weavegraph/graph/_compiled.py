@@ -145,6 +145,12 @@ class CompiledGraph(msgspec.Struct, eq=False, dict=True, weakref=True):
 
         return dot(self)
 
+    def to_ascii(self) -> str:
+        """The graph as lines of ASCII, one an edge: ``-->`` always, ``..>`` conditional, with the answers behind."""
+        from weavegraph.graph._drawing import ascii_text
+
+        return ascii_text(self)
+
 
 def _listed(names: Iterable[str] | None) -> str:
     return "anywhere" if names is None else str(sorted(names))

@@ -1,4 +1,4 @@
-"""A graph as text that others draw: Mermaid and DOT."""
+"""A graph as text: Mermaid and DOT, which others draw, and ASCII, which is read as it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from weavegraph.graph._compiled import END, START, CompiledGraph
 
-__all__ = ["dot", "mermaid"]
+__all__ = ["ascii_text", "dot", "mermaid"]
 
 _MERMAID = {'"': "#quot;", "<": "#lt;", ">": "#gt;", "\n": " ", "\r": " "}
 
@@ -37,6 +37,26 @@ def dot(graph: CompiledGraph) -> str:
         options = [*(["style=dashed"] if dashed else []), *([f"label={quoted(text)}"] if text else [])]
         lines.append(f"    {quoted(source)} -> {quoted(target)}{' [' + ', '.join(options) + ']' if options else ''};")
     return "\n".join(lines) + "\n}\n"
+
+
+def ascii_text(graph: CompiledGraph) -> str:
+    def shown(name: str) -> str:
+        return {START: "(start)", END: "(end)"}.get(name) or name
+
+    arrows = [
+        (shown(source), shown(target), text.encode("unicode_escape").decode("ascii"), dashed)
+        for source, target, text, dashed in _arrows(graph)
+    ]
+    left = max(len(source) for source, *_ in arrows)
+    right = max(len(target) for _, target, *_ in arrows)
+    lines, last = [], ""
+    for source, target, text, dashed in arrows:
+        label = f"  [{text}]" if text else ""
+        lines.append(
+            f"{'' if source == last else source:{left}} {'..>' if dashed else '-->'} {target:{right}}{label}".rstrip()
+        )
+        last = source
+    return "\n".join(lines) + "\n"
 
 
 def _arrows(graph: CompiledGraph) -> Iterator[tuple[str, str, str, bool]]:

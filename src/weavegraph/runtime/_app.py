@@ -126,6 +126,10 @@ class App(Generic[S]):
         """The graph in the DOT language."""
         return self.graph.to_dot()
 
+    def to_ascii(self) -> str:
+        """The graph as lines of ASCII, one an edge, for terminals."""
+        return self.graph.to_ascii()
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """Notebooks show the graph: as Mermaid where they can draw it, else as text."""
         drawing = self.to_mermaid()
