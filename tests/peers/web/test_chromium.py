@@ -41,6 +41,43 @@ async def test_a_run_is_started_and_shown_and_hostile_text_stays_text() -> None:
         assert await page.run("document.querySelectorAll('#run img, #run script').length") == 0
         assert await page.run("document.getElementById('outcome').textContent") == "completed"
         await page.until("document.getElementById('runs').textContent.includes('completed')")
+        shown = "[...document.querySelectorAll('#events .llm')].filter((line) => line.offsetParent).length"
+        assert await page.run(shown) == 0  # tokens are read in the answer; who wants a line for each says so
+        await page.run("document.getElementById('tokens').click()")
+        assert await page.run(shown) == 3
+        assert await page.run("document.querySelector('#answers h3').textContent") == "talk"
+        assert page.faults == []
+
+
+async def test_an_answer_that_was_cut_off_an_error_and_the_state_are_shown() -> None:
+    builder = GraphBuilder()
+
+    @builder.node
+    async def talk(state: Any, ctx: NodeContext[Any, Any]) -> dict[str, Any]:
+        ctx.emit("brewing", "tea", cups=2)
+
+        async def tokens() -> Any:
+            yield "green "
+            if state["extra"].get("fail"):
+                raise ValueError(f"the kettle is {HOSTILE}")
+
+        await ctx.stream_llm(tokens(), stream_id="answer")
+        return {"extra": {"done": "yes"}}
+
+    app = builder.add_edge(START, "talk").add_edge("talk", END).compile()
+    async with serving(app, expose_state=True) as (_, client), Browser() as page:
+        await page.open(f"http://127.0.0.1:{client.port}/")
+        await page.run("document.getElementById('input').value = '{\"extra\": {\"fail\": true}}'")
+        await page.run("document.querySelector('#start button').click()")
+        await page.until("document.getElementById('status').textContent === 'over'")
+        assert await page.run("document.querySelector('#answers h3').textContent") == "talk, failed"
+        assert f"the kettle is {HOSTILE}" in await page.run("document.getElementById('error').textContent")
+        assert 'brewing tea {"cups":2}' in await page.run("document.getElementById('events').textContent")
+        await page.run("document.getElementById('input').value = '{}'")
+        await page.run("document.querySelector('#start button').click()")
+        await page.until("document.getElementById('outcome').textContent === 'completed'")
+        await page.until("JSON.parse(document.getElementById('state').textContent || '{}').extra?.done === 'yes'")
+        assert await page.run("document.getElementById('error').hidden")
         assert page.faults == []
 
 

@@ -42,7 +42,8 @@ async function list(before) {
   for (const run of page.runs) {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = `${run.run_id.slice(0, 12)} ${run.status}`;
+    const time = run.started_at ? ` ${new Date(run.started_at).toLocaleTimeString()}` : "";
+    button.textContent = `${run.run_id.slice(0, 12)}${time} ${run.status}`;
     button.title = run.started_at ? `${run.run_id}, ${run.started_at}` : run.run_id;
     button.dataset.run = run.run_id;
     button.addEventListener("click", () => show(run.run_id));
@@ -73,7 +74,7 @@ function show(id) {
   $("outcome").textContent = "";
   $("events").replaceChildren();
   $("answers").replaceChildren();
-  $("questions").hidden = true;
+  $("questions").hidden = $("error").hidden = $("state").hidden = true;
   say("connecting");
   mark();
   watch(watched);
@@ -112,11 +113,21 @@ function take(run, name, event) {
   const position = event.run_seq ? `${event.run_seq} ` : "";
   const where = event.node_id ? `[${event.node_id}] ` : "";
   line.textContent = `${position}${where}${event.scope ?? event.code} ${event.message ?? ""}`;
+  if (name === "node" && Object.keys(event.metadata ?? {}).length) {
+    const more = document.createElement("span");
+    more.className = "metadata";
+    more.textContent = ` ${JSON.stringify(event.metadata)}`;
+    line.append(more);
+  }
   if (event.run_seq) line.dataset.position = event.run_seq;
-  $("events").append(line);
-  while ($("events").childElementCount > MOST) $("events").firstElementChild.remove();
+  const lines = $("events");
+  const follows = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40; // who scrolled up is left alone
+  lines.append(line);
+  while (lines.childElementCount > MOST) lines.firstElementChild.remove();
+  if (follows) lines.scrollTop = lines.scrollHeight;
   if (name === "end" || name === "pause" || event.scope === "weavegraph.run.started") {
     $("outcome").textContent = name === "diagnostic" ? "running" : event.metadata.outcome;
+    text("error", name === "diagnostic" ? "" : event.metadata.error);
     doing(() => look(run))();
     doing(() => list())();
   }
@@ -124,14 +135,23 @@ function take(run, name, event) {
 
 function token(run, event) {
   const key = event.stream_id ?? "";
-  let text = run.answers.get(key);
-  if (!text) {
-    text = document.createElement("pre");
-    text.dataset.stream = key;
-    run.answers.set(key, text);
-    $("answers").append(text);
+  let answer = run.answers.get(key);
+  if (!answer) {
+    const head = document.createElement("h3");
+    head.textContent = [event.node_id, event.attempt > 1 ? `attempt ${event.attempt}` : ""].filter(Boolean).join(", ");
+    const body = document.createElement("pre");
+    body.dataset.stream = key;
+    answer = { head, body };
+    run.answers.set(key, answer);
+    $("answers").append(head, body);
   }
-  if (event.phase === "chunk" || event.phase === "final") text.textContent += event.chunk;
+  if (event.phase === "chunk" || event.phase === "final") answer.body.textContent += event.chunk;
+  else answer.head.textContent += event.phase === "error" ? ", failed" : ", cut off";
+}
+
+function text(id, value) {
+  $(id).textContent = value ?? "";
+  $(id).hidden = !value;
 }
 
 async function look(run) {
@@ -140,6 +160,7 @@ async function look(run) {
   $("outcome").textContent = told.status;
   $("cancel").hidden = told.status !== "running";
   $("resume").hidden = !["interrupted", "failed", "cancelled"].includes(told.status);
+  text("state", told.state ? JSON.stringify(told.state, null, 2) : "");
   questions(told.questions ?? []);
   return told;
 }
@@ -153,8 +174,7 @@ function questions(open) {
   form.replaceChildren();
   for (const question of open) {
     const label = document.createElement("label");
-    const asked = typeof question.question === "string" ? question.question : JSON.stringify(question.question);
-    label.textContent = `${question.node} asks: ${asked}`;
+    label.textContent = `${question.node} asks: ${wording(question.question)}`;
     const input = document.createElement("input");
     input.name = question.id;
     label.append(input);
@@ -165,11 +185,20 @@ function questions(open) {
   form.append(button);
 }
 
-function value(text) {
+function wording(question) {
+  if (typeof question === "string") return question;
+  if (question === null || typeof question !== "object" || typeof question.question !== "string") {
+    return JSON.stringify(question);
+  }
+  const { question: asked, ...rest } = question;
+  return Object.keys(rest).length ? `${asked} ${JSON.stringify(rest)}` : asked;
+}
+
+function value(typed) {
   try {
-    return JSON.parse(text);
+    return JSON.parse(typed);
   } catch {
-    return text;
+    return typed;
   }
 }
 
@@ -194,6 +223,8 @@ $("questions").onsubmit = doing(async () => {
   const answer = Object.fromEntries(inputs.map((input) => [input.name, value(input.value)]));
   await ask("POST", `runs/${encodeURIComponent(watched.id)}/answer`, { answer });
 });
+$("tokens").onchange = () => $("events").classList.toggle("no-tokens", !$("tokens").checked);
+$("own").onchange = () => $("events").classList.toggle("no-own", !$("own").checked);
 $("login").onsubmit = doing(async () => {
   document.cookie = `weavegraph_token=${encodeURIComponent($("token").value)}; path=/; samesite=strict`;
   await list();
