@@ -330,6 +330,93 @@ async def test_after_an_absence_runs_that_had_been_shipped_are_looked_at_again(l
     await log.aclose()
 
 
+class Faltering(Lossy):
+    """Goes away after so many publishes."""
+
+    left = 1_000_000
+
+    async def publish(self, run_id: str, events: Sequence[Event], /, *, after: int = 0) -> int:
+        self.left -= 1
+        self.away = self.left < 0
+        return await super().publish(run_id, events, after=after)
+
+
+@clause("X4")
+@pytest.mark.parametrize("more", [0, 20])
+async def test_shipping_again_that_breaks_off_is_taken_up_before_anything_that_comes_later(log: Any, more: int) -> None:
+    target = Faltering()
+    await log.append("a", logged("a", 1, 2000))
+    async with Outbox(log, target, retry=QUICK) as outbox:
+        assert await outbox.drain(20)
+        target.lose("a", 10)
+        target.left = 1  # of the four that it takes to bring the rest again
+        outbox._was_away = True
+        if more:
+            await log.append("a", logged("a", 2001, 2000 + more))
+        await until(lambda: target.away and outbox.stats().state == "retrying")
+        target.left, target.away = 1_000_000, False
+        assert await outbox.drain(20)
+        assert await read(target, "a") == logged("a", 1, 2000 + more)
+        assert (outbox.stats().shipped, outbox.stats().reshipped) == (2000 + more, 1990)
+    await log.aclose()
+
+
+@clause("X4")
+async def test_more_may_be_lost_while_it_is_shipped_again(log: Any) -> None:
+    class Forgetful(Lossy):
+        publishes = 0
+
+        async def publish(self, run_id: str, events: Sequence[Event], /, *, after: int = 0) -> int:
+            self.publishes += 1
+            if self.publishes == 8:  # the second of those that bring the rest again
+                self.lose(run_id, 5)
+            return await super().publish(run_id, events, after=after)
+
+    target = Forgetful()
+    await log.append("a", logged("a", 1, 3000))
+    async with Outbox(log, target, retry=QUICK) as outbox:
+        assert await outbox.drain(20)
+        assert target.publishes == 6
+        target.lose("a", 1000)
+        await log.append("a", logged("a", 3001, 3001))
+        assert await outbox.drain(20)
+        assert await read(target, "a") == logged("a", 1, 3001)
+        assert (outbox.stats().shipped, outbox.stats().dead_lettered) == (3001, 0)
+    await log.aclose()
+
+
+@clause("X1", "X4")
+async def test_what_the_other_side_lost_between_two_lives_is_shipped_again(tmp_path: Path) -> None:
+    log, target = SqliteLog(tmp_path / "e.db"), Lossy()
+    for run_id in ("a", "b"):
+        await log.append(run_id, [*logged(run_id, 1, 99), ending("completed", 100, run_id)])
+    for life in range(2):
+        async with Outbox(log, target, name="x", retry=QUICK) as outbox:
+            assert await outbox.drain(20)
+            assert (outbox.stats().shipped, outbox.stats().reshipped) == (200, 40 * life)
+        target.lose("a", 60)
+    await log.aclose()
+
+
+async def test_a_run_that_was_taken_over_there_holds_up_no_other(log: Any) -> None:
+    target = Lossy()
+    await target.append("a", logged("a", 1, 5, epoch="another"))
+    for run_id in ("a", "b", "c"):
+        await log.append(run_id, logged(run_id, 1, 10))
+    async with Outbox(log, target, retry=QUICK) as outbox:
+        assert await outbox.drain(20)
+        assert (outbox.stats().shipped, outbox.stats().dead_lettered) == (20, 10)
+        target.lose("c", 1)
+        await target.append("c", logged("c", 2, 3, epoch="another", attempt=2))
+        target.away = True
+        await log.append("b", logged("b", 11, 11))
+        await until(lambda: outbox.stats().state == "retrying")
+        target.away = False
+        assert await outbox.drain(20)
+        assert await read(target, "b") == logged("b", 1, 11)
+    await log.aclose()
+
+
 @clause("X3")
 async def test_what_the_log_forgot_before_is_a_gap_with_exact_counts(log: Any) -> None:
     target, sink = MemoryLog(), Elsewhere()

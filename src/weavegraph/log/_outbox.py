@@ -109,8 +109,9 @@ class Outbox:
     runs nor other sinks notice. *Loss*: none; what retention takes from the log first is counted as ``trimmed``, and
     readers there see an exact gap. An event that the sink cannot take (tried ``retry.tries`` times, or a
     ``PermanentSinkError``) becomes a dead letter, beside the log, and the run goes on. *Restart*: goes on behind the
-    cursor. When the other side lost an end of what it had acknowledged, that is shipped again from the log. *Two
-    processes* on one SQLite file with one name: one ships, the other waits for its death.
+    cursor. When the other side lost an end of what it had acknowledged, that is shipped again from the log, also of the
+    newest 256 runs of former lives. *Two processes* on one SQLite file with one name: one ships, the other waits for
+    its death.
 
     Args:
         log: keeps the runs; with an ``SqliteLog`` cursors and letters stand in its file.
@@ -146,6 +147,7 @@ class Outbox:
         self._source = source_of(log, self._store, self.name)
         self._cursors: dict[str, Cursor] = {}
         self._reached: dict[str, int] = {}  # what the other side has, where that is not the cursor's position
+        self._owed: dict[str, int] = {}  # up to where the other side has to be given again what it lost
         self._recent: dict[str, None] = {}  # runs, in the order of their last shipping
         self._heard: dict[str, int] = {}  # runs and positions that the bus has shown
         self._heard_at = 0.0
@@ -259,17 +261,20 @@ class Outbox:
                     if self._state in ("new", "standby"):
                         self._cursors = await self._store.cursors(self.name)
                         await self._start_sink()
+                        await self._recall()
                     await self._ship_all()
                 except LogClosedError as exc:
                     self._note(exc)
                     self._state = "closed"
                     await self._tell()
                     return
+                except _AWAY as exc:
+                    failures += 1
+                    await self._absent(exc, failures)
                 except Exception as exc:
                     failures += 1
                     self._note(exc)
-                    if not isinstance(exc, _AWAY):
-                        _log.exception("the outbox %r goes on after a pause", self.name)
+                    _log.exception("the outbox %r goes on after a pause", self.name)
                     self._state = "retrying"
                     await self._tell()
                     await asyncio.sleep(self._retry.delay(failures))
@@ -282,12 +287,20 @@ class Outbox:
             await called(start)
         self._state = "idle"
 
+    async def _recall(self) -> None:
+        """Which runs a former life has shipped: the other side may have lost an end of them since."""
+        if self._target is not None:
+            newest = [run.run_id for run in await self.log.runs(limit=LOOK_AGAIN)]
+            shipped = {run_id for run_id, cursor in self._cursors.items() if cursor.shipped}
+            self._recent = {run_id: None for run_id in reversed(newest) if run_id in shipped}
+            self._outages = -1
+
     async def _ship_all(self) -> None:
         """Until there is nothing to ship; then a pause."""
         pause = SHORTEST
         while True:
-            await self._look_again()
             self._pending = pending = await self._source.pending(self._cursors)
+            await self._look_again()
             if pending.runs:
                 self._state, pause = "shipping", SHORTEST
                 await self._ship(pending.runs)
@@ -298,6 +311,7 @@ class Outbox:
                 for run_id in pending.gone:
                     self._cursors.pop(run_id, None)
                     self._reached.pop(run_id, None)
+                    self._owed.pop(run_id, None)
                     self._recent.pop(run_id, None)
             if self._heard and time.monotonic() - self._heard_at > UNRECORDED:
                 _log.warning("outbox %r: the log does not get the events of %d runs", self.name, len(self._heard))
@@ -342,7 +356,8 @@ class Outbox:
                 cursor = _moved(cursor, len(batch), shipped=len(batch) - len(dead), dead=len(dead))
                 await self._keep(run_id, cursor, dead)
                 self._recent.pop(run_id, None)
-                self._recent[run_id] = None
+                if cursor.shipped:
+                    self._recent[run_id] = None
                 count += 1
                 if count >= BATCHES:
                     return
@@ -402,6 +417,8 @@ class Outbox:
             async with self._handling:
                 await called(self.sink.handle, batch)
             return
+        if run_id in self._owed:
+            await self._refill(run_id, self._reached[run_id], self._owed[run_id])
         since = self._reached.get(run_id, position)
         try:
             await publish(target, run_id, batch, since)
@@ -412,11 +429,26 @@ class Outbox:
             await publish(target, run_id, batch, self._reached.get(run_id, position))
 
     async def _refill(self, run_id: str, last: int, upto: int) -> None:
-        """The other side has less than it had acknowledged: ship that part again."""
-        self._reached[run_id] = last
+        """The other side has less than it had acknowledged: ship that part again, whatever more it loses meanwhile.
+
+        Where this breaks off, it is owed, and nothing that comes later is given before it.
+        """
+        self._reached[run_id], self._owed[run_id] = last, upto
         if upto > last:
             _log.warning("%r has run %r only up to %d, not %d; shipping it again", self.sink, run_id, last, upto)
-        reading: Any = batches_of(self.log, run_id, last, upto)
+        while True:
+            try:
+                await self._ship_again(run_id, upto)
+            except LogHoleError as exc:
+                if exc.last >= self._reached[run_id]:
+                    raise
+                self._reached[run_id] = exc.last
+            else:
+                del self._owed[run_id]
+                return
+
+    async def _ship_again(self, run_id: str, upto: int) -> None:
+        reading: Any = batches_of(self.log, run_id, self._reached[run_id], upto)
         async with contextlib.aclosing(reading) as batches:
             async for batch in batches:
                 if isinstance(batch, int):
@@ -431,7 +463,7 @@ class Outbox:
             return
         outages, now = getattr(self._target, "outages", 0), time.monotonic()
         runs = list(self._recent)[-LOOK_AGAIN:]
-        if not self._was_away and outages == self._outages:
+        if not self._was_away and not self._owed and outages == self._outages:
             if now - self._checked_at < CHECK:
                 return
             runs = runs[-1:]
@@ -439,8 +471,14 @@ class Outbox:
             run_id = runs.pop()
             cursor = self._cursors[run_id]
             last = await self._target.last_position(run_id)
-            if last < self._reached.get(run_id, cursor.position):
-                await self._refill(run_id, last, cursor.position)
+            if last < self._reached.get(run_id, cursor.position) or run_id in self._owed:
+                try:
+                    await self._refill(run_id, last, cursor.position)
+                except _FOR_GOOD as exc:  # another has taken the run over there: its next events become letters
+                    self._note(exc)
+                    self._recent.pop(run_id)
+                    self._owed.pop(run_id, None)
+                    _log.warning("%r has lost a part of run %r and refuses it: %s", self.sink, run_id, exc)
                 if not self._was_away:  # it has lost something although nobody noticed an absence
                     self._was_away = True
                     return await self._look_again()

@@ -609,6 +609,9 @@ class _Driver:
         if isinstance(error, self.faults):
             problem = text or "no answer in time; whether it was carried out is unknown"
             return LogUnavailableError(self.place, problem)
+        if isinstance(error, said.AskError):  # of which MovedError is one
+            node = f"{error.host}:{error.port}"
+            return LogUnavailableError(self.place, f"{_CLUSTER} (it is on {node})")
         if isinstance(error, (said.OutOfMemoryError, said.ReadOnlyError)) or text.startswith(_PASSING):
             return LogUnavailableError(self.place, text)
         if text.startswith("WRONGTYPE") or "smaller than the target stream" in text:
@@ -625,6 +628,9 @@ class _Driver:
         return f"<_Driver {self.place}>"
 
 
+_CLUSTER = (
+    "this run is on another node of the cluster; clusters of several nodes are not followed: give one server's URL"
+)
 _PASSING = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
 
 

@@ -67,6 +67,11 @@ class FaultProxy:
             self._reset_all()
         self.fault = None
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Another server from now on, as after a failover; present connections are reset."""
+        self._target = (host, port)
+        self._reset_all()
+
     async def aclose(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
