@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec.structs import replace
 
 from weavegraph.bus._ring import INFINITE, Ring
-from weavegraph.bus._stats import EventHubMetrics, ProducerStats, SubscriberTotals
+from weavegraph.bus._stats import EventHubMetrics, ProducerStats, SubscriberStats, SubscriberTotals
 from weavegraph.bus._stream import Alarm, EventStream, OnLag, Overflow
 from weavegraph.bus._wakeups import Wakeups
 from weavegraph.clock import SystemClock
@@ -130,11 +130,10 @@ class EventHub:
     # As for EventStream: more than 30 attributes need slots to be quick.
     __slots__ = (
         "__dict__", "__weakref__", "_alarm", "_budget", "_cancelled", "_capacity", "_charged", "_clock", "_closed",
-        "_ended", "_epoch", "_failure", "_forked", "_heed", "_limit", "_lock", "_now", "_on_first", "_past",
-        "_pins", "_plan",
-        "_producers", "_producers_elsewhere", "_refused_closed", "_refused_full", "_refused_invalid", "_resting",
-        "_ring", "_room_limit", "_stream_count", "_streams", "_unfinished", "_waiting", "_wakeups", "_warns",
-        "block_timeout", "max_bytes", "name",
+        "_counting", "_ended", "_epoch", "_failure", "_forked", "_heed", "_limit", "_lock", "_looked", "_now",
+        "_on_first", "_past", "_pins", "_plan", "_producers", "_producers_elsewhere", "_refused_closed",
+        "_refused_full", "_refused_invalid", "_resting", "_ring", "_room_limit", "_stream_count", "_streams",
+        "_unfinished", "_waiting", "_wakeups", "_warns", "block_timeout", "max_bytes", "name",
     )  # fmt: skip
     _depth = 0
 
@@ -170,6 +169,8 @@ class EventHub:
         self._streams: dict[int, weakref.ref[EventStream]] = {}
         self._heed: dict[int, weakref.ref[EventStream]] = {}
         self._ended: dict[int, weakref.ref[EventStream]] = {}  # closed, and still held by somebody
+        self._counting = False  # `metrics` is adding up
+        self._looked: dict[int, SubscriberStats] = {}  # as `metrics` saw them last, until they are collected
         self._stream_count = 0
         self._closed = self._forked = self._pins = False
         self._resting = False  # a lane between two attempts of its run
@@ -515,11 +516,12 @@ class EventHub:
 
     def _bury(self, stream: EventStream) -> None:
         """The stream is being collected: its counts are final. Called under the lock."""
+        self._looked.pop(id(stream), None)
         if self._ended.pop(id(stream), None) is not None:
             self._past.add(stream._stats())
 
     def _finish_collected(self) -> None:
-        while self._unfinished:
+        while self._unfinished and not self._counting:
             stream = self._unfinished.popleft()
             stream._finish()
             self._bury(stream)
@@ -593,36 +595,49 @@ class EventHub:
         """Everything at one instant; totals include closed subscribers and are never reset."""
         with self._lock:
             self._finish_collected()
-            # Looking at a stream may find that overflow="disconnect" has struck; then it is one of the closed.
-            looked = [stream._stats() for stream in self._living()]
-            living = tuple(stats for stats in looked if not stats.closed)
-            past = SubscriberTotals()
-            past.add(self._past)
-            for ref in tuple(self._ended.values()):
-                if (stream := ref()) is not None:
-                    past.add(stream._stats())
-            producers = self.producer_stats()
-            return EventHubMetrics(
-                capacity=self.capacity,
-                head=self._ring.head,
-                oldest=max(self._ring.oldest(), self._ring.head - self._capacity),
-                epoch=self._epoch,
-                bytes=self._ring.bytes,
-                lag=max((stats.buffered for stats in living), default=0),
-                delivered=past.delivered + sum(stats.delivered for stats in living),
-                filtered=past.filtered + sum(stats.filtered for stats in living),
-                dropped=past.dropped + sum(stats.dropped for stats in living),
-                buffered=past.buffered + sum(stats.buffered for stats in living),
-                abandoned=past.abandoned + sum(stats.abandoned for stats in living),
-                attempts=producers.attempts,
-                accepted=producers.accepted,
-                refused_closed=producers.refused_closed,
-                refused_full=producers.refused_full,
-                refused_invalid=producers.refused_invalid,
-                cancelled=producers.cancelled,
-                waiting=producers.waiting,
-                subscribers=living,
-            )
+            # The collector may run in here, and bury a stream between two sums: it waits until this is over.
+            counting, self._counting = self._counting, True
+            try:
+                return self._count_all()
+            finally:
+                self._counting = counting
+
+    def _count_all(self) -> EventHubMetrics:
+        # Looking at a stream may find that overflow="disconnect" has struck; then it is one of the closed.
+        streams = {**self._streams, **self._ended}
+        for key, ref in streams.items():
+            # One whose collection has begun says its last word when it is buried; until then the one before counts.
+            if (stream := ref()) is not None:
+                self._looked[key] = stream._stats()
+        looked = [self._looked[key] for key in streams if key in self._looked]
+        living = tuple(stats for stats in looked if not stats.closed)
+        past = SubscriberTotals()
+        past.add(self._past)
+        for stats in looked:
+            if stats.closed:
+                past.add(stats)
+        producers = self.producer_stats()
+        return EventHubMetrics(
+            capacity=self.capacity,
+            head=self._ring.head,
+            oldest=max(self._ring.oldest(), self._ring.head - self._capacity),
+            epoch=self._epoch,
+            bytes=self._ring.bytes,
+            lag=max((stats.buffered for stats in living), default=0),
+            delivered=past.delivered + sum(stats.delivered for stats in living),
+            filtered=past.filtered + sum(stats.filtered for stats in living),
+            dropped=past.dropped + sum(stats.dropped for stats in living),
+            buffered=past.buffered + sum(stats.buffered for stats in living),
+            abandoned=past.abandoned + sum(stats.abandoned for stats in living),
+            attempts=producers.attempts,
+            accepted=producers.accepted,
+            refused_closed=producers.refused_closed,
+            refused_full=producers.refused_full,
+            refused_invalid=producers.refused_invalid,
+            cancelled=producers.cancelled,
+            waiting=producers.waiting,
+            subscribers=living,
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"

@@ -686,8 +686,11 @@ class EventStream:
         # The collector may run while this thread has another hub's lock: waiting for this one could be for ever.
         if hub._lock.acquire(timeout=COLLECT_PATIENCE):
             try:
-                self._finish()
-                hub._bury(self)
+                if hub._counting:
+                    hub._unfinished.append(self)
+                else:
+                    self._finish()
+                    hub._bury(self)
             finally:
                 hub._lock.release()
         else:
