@@ -48,6 +48,7 @@ load stands under the tables. Wall times suffer most from that, latency percenti
 
 *Target* is what this project set itself, *met* whether the median recorded here reaches it. A **no** stays.
 The numbers belong to the commit that recorded them; one that has become faster since does not show it here.
+[Where the time goes](bounds.md), and what bounds it, is written down for those that are not reached.
 
 **bare** is a loop of supersteps written by hand, [shown below](#the-bare-loop): no error handling, no events, no
 cancellation, no bounds. It is the floor that asyncio sets, not something one would ship. The programs of the other
