@@ -124,6 +124,29 @@ async def test_an_absence_costs_delay_and_nothing_else(log: Any) -> None:
 
 
 @clause("X1")
+async def test_a_sink_that_cannot_start_yet_is_started_later(log: Any) -> None:
+    class Late(Elsewhere):
+        starts = 0
+
+        async def start(self) -> None:
+            self.starts += 1
+            if self.starts < 4:
+                raise ConnectionError("not there yet")
+
+        async def handle(self, batch: Sequence[Event]) -> None:
+            if self.starts < 4:
+                raise ValueError("used before its start")
+            await super().handle(batch)
+
+    sink = Late()
+    await log.append("a", logged("a", 1, 10))
+    async with Outbox(log, sink, retry=QUICK) as outbox:
+        assert await outbox.drain(20)
+        assert (outbox.stats().shipped, outbox.stats().dead_lettered, sink.starts) == (10, 0, 4)
+    await log.aclose()
+
+
+@clause("X1")
 async def test_a_restart_goes_on_behind_the_cursor(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "e.db")
     await log.append("a", logged("a", 1, 100))

@@ -250,7 +250,7 @@ class Outbox:
 
     async def _live(self) -> None:
         """Supervised: whatever happens costs a pause, and only closing ends it."""
-        failures = 0
+        failures, begun = 0, False
         with turn(self._store, self.name) as mine:
             while True:
                 try:
@@ -258,10 +258,11 @@ class Outbox:
                         self._state = "standby"
                         await asyncio.sleep(STANDBY)
                         continue
-                    if self._state in ("new", "standby"):
+                    if not begun:
                         self._cursors = await self._store.cursors(self.name)
                         await self._start_sink()
                         await self._recall()
+                        begun = True
                     await self._ship_all()
                 except LogClosedError as exc:
                     self._note(exc)
