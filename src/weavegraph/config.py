@@ -173,6 +173,11 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``log``: keeps the events of runs, an ``EventLog`` or a URL (``"sqlite:runs.db"``); ``checkpointer``: remembers
     sessions, a ``Checkpointer`` or a URL (``"memory:"``, ``"sqlite:runs.db"``). With both in one file a step and the
     event that announces it commit together. ``durability``: save after each step, at the end of a run, or never.
+    ``redact``: ``redact(event, audience)`` returns the event as an audience sees it: each sink by its name, ``"log"``,
+    and ``"wire"`` (browsers); texts and metadata may change, positions, indexes and counts stay. ``unredacted``: the
+    audiences that see events as they are. Streams in this process are no audience. What is read from a log, or shipped
+    from it by an outbox, is the log's view.
+
     ``observers``: objects with ``Observer`` hooks. ``clock``, ``ids``: injectable time, and ids by kind (``"run"``,
     ``"session"``, ``"epoch"``, ``"question"``), for tests.
     """
@@ -189,6 +194,8 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     log: Any = None
     checkpointer: Any = None
     durability: Literal["step", "end", "off"] = "step"
+    redact: Any = None
+    unredacted: tuple[str, ...] = ()
     observers: tuple[Any, ...] = ()
     clock: Any = None
     ids: Any = None
@@ -207,12 +214,20 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
         for field, words in _CHOICES.items():
             if getattr(self, field) not in words:
                 raise ConfigError(f"{field}={getattr(self, field)!r}: choose {', '.join(map(repr, words))}")
+        if self.redact is not None and not callable(self.redact):
+            raise ConfigError(f"redact={self.redact!r}: give a function of an event and its audience")
+        if isinstance(self.unredacted, str) or not all(isinstance(name, str) for name in self.unredacted):
+            raise ConfigError(f"unredacted={self.unredacted!r}: give a list of names: of sinks, 'log', 'wire'")
         if type(self.version_gating) is not bool:
             raise ConfigError(f"version_gating={self.version_gating!r}: give True or False")
         if isinstance(self.event_bus, Mapping):
             msgspec.structs.force_setattr(self, "event_bus", _build(EventBusConfig, self.event_bus, "event_bus"))
         if not isinstance(self.event_bus, EventBusConfig):
             raise ConfigError(f"event_bus={self.event_bus!r}: give an EventBusConfig, or a table of its settings")
+
+    def redact_for(self, audience: str) -> Any:
+        """The redaction hook that is asked for that audience, or ``None``."""
+        return None if audience in self.unredacted else self.redact
 
     @property
     def fingerprint(self) -> str:

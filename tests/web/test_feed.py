@@ -15,10 +15,9 @@ from tests.support import clause, settle
 from tests.web.support import Parser
 from weavegraph.bus import gap_event
 from weavegraph.errors import EndOfStream, LogUnavailableError
-from weavegraph.events import Event, EventFilter, diagnostic, node_message
+from weavegraph.events import Event, EventFilter, Redactor, diagnostic, node_message
 from weavegraph.web._feed import SEND_BYTES, WINDOW_EVENTS, Feed, encode, gap_frame
 from weavegraph.web._ids import WireIds
-from weavegraph.web._redact import Redactor
 from weavegraph.web._viewer import Viewer
 
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from tests.support import clause
 from tests.web.support import chatty, serving
-from weavegraph import END, START, GraphBuilder, NodeContext
-from weavegraph.events import Event, llm_chunk, llm_error, llm_final, node_message
+from weavegraph import END, START, GraphBuilder, NodeContext, RuntimeConfig
+from weavegraph.events import Event, View, llm_chunk, llm_error, llm_final, node_message
 from weavegraph.web import mask_secrets
-from weavegraph.web._redact import View
 
 KEY = "sk-abcdefghijklmnopqrstuvwxyz"
 SECRETS = [
@@ -136,6 +135,15 @@ async def test_clients_see_the_view_wherever_they_begin_and_sinks_see_the_event(
         assert KEY in events[4].message or any(KEY in event.message for event in events)
         for n, frame in enumerate(frames[:-1]):  # resumed in the middle of the answer, too
             assert await (await client.watch(run_id, frame.id)).rest() == frames[n + 1 :]
+
+
+@clause("12.5")
+@pytest.mark.parametrize("unredacted", [(), ("wire",)])
+async def test_the_hook_of_the_app_is_asked_for_the_wire_too(unredacted: Any) -> None:
+    app = chatty(1, RuntimeConfig(redact=mask_secrets(), unredacted=unredacted), note=f"it is {KEY}")
+    async with serving(app) as (_, client):
+        frames = await (await client.watch(await client.start())).rest()
+        assert (KEY in str(frames)) is bool(unredacted)
 
 
 async def test_metadata_that_cannot_be_sent_is_withheld() -> None:

@@ -7,7 +7,7 @@ import contextlib
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,7 @@ class EventBus:
         capacity: events kept for late watchers of everything. max_bytes: for each hub; bus_max_bytes: for all.
         keep_runs: finished runs that stay readable. sink_timeout: seconds after which a sink's call counts as stalled.
         block_timeout: seconds that ``emit_async`` waits for subscribers with ``overflow="block"``.
+        redact_for: gives the redaction hook for a sink's name, or ``None``; see ``RuntimeConfig.redact``.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class EventBus:
         diagnostics: DiagnosticsConfig | None = None,
         clock: Clock | None = None,
         name: str = "bus",
+        redact_for: Callable[[str], Any] = lambda name: None,
     ) -> None:
         check_whole("bus_max_bytes", bus_max_bytes, FLAT_BYTES)
         check_whole("keep_runs", keep_runs, 0)
@@ -155,12 +157,15 @@ class EventBus:
             timeout=sink_timeout,
             diagnostics=diagnostics or DiagnosticsConfig(),
             clock=self._hub._clock,
+            redact_for=redact_for,
         )
         for sink in sinks:
             self._sinks.add(sink, self._hub, 0)
 
     @classmethod
-    def from_config(cls, config: EventBusConfig, *, clock: Clock | None = None) -> EventBus:
+    def from_config(
+        cls, config: EventBusConfig, *, clock: Clock | None = None, redact_for: Callable[[str], Any] = lambda name: None
+    ) -> EventBus:
         """The bus that a configuration describes; sinks are made from their names or URLs."""
         from weavegraph.bus._factory import make_sinks
 
@@ -174,6 +179,7 @@ class EventBus:
             sink_timeout=config.sink_timeout,
             diagnostics=config.diagnostics,
             clock=clock,
+            redact_for=redact_for,
         )
 
     # ── emitting and watching ─────────────────────────────────────────────────────────────────────

@@ -26,7 +26,7 @@ from weavegraph.bus._threads import wait_for_all
 from weavegraph.bus._worker import LoopWorker, PumpedWorker, SinkStream, SinkWorker
 from weavegraph.config import check_sink_name
 from weavegraph.errors import ConfigError, EmitterError, SinkError
-from weavegraph.events import DiagnosticEvent, Event, freeze_metadata
+from weavegraph.events import DiagnosticEvent, Event, Redact, Redactor, freeze_metadata
 
 if TYPE_CHECKING:
     from weavegraph.protocols import Clock
@@ -87,9 +87,17 @@ class Sinks:
     """The supervised sinks on one hub. Any method may be called from any thread."""
 
     def __init__(
-        self, hub: EventHub, *, retry: RetryPolicy, timeout: float, diagnostics: DiagnosticsConfig, clock: Clock
+        self,
+        hub: EventHub,
+        *,
+        retry: RetryPolicy,
+        timeout: float,
+        diagnostics: DiagnosticsConfig,
+        clock: Clock,
+        redact_for: Callable[[str], Redact | None],
     ) -> None:
         self._hub = hub
+        self._redact_for = redact_for
         self._retry, self._timeout, self._clock = retry, timeout, clock
         self._config = diagnostics
         self.diagnostics = self._diagnostics_hub()
@@ -145,6 +153,7 @@ class Sinks:
         )
         assert isinstance(stream, SinkStream)
         stream._warns = False
+        stream.see_as(Redactor(self._redact_for(name), name).view())
         options: dict[str, Any] = {
             "retry": self._retry,
             "sink_timeout": self._timeout,

@@ -26,7 +26,7 @@ from weavegraph.bus._stats import SinkStats
 from weavegraph.bus._stream import YIELD_AFTER, EventStream
 from weavegraph.bus._threads import LoopThread
 from weavegraph.errors import EndOfStream, PermanentSinkError
-from weavegraph.events import Event
+from weavegraph.events import Event, View
 from weavegraph.protocols import Clock, Delivery
 
 __all__ = ["Cohort", "LoopWorker", "PumpedWorker", "SinkHealth", "SinkState", "SinkStream", "SinkWorker"]
@@ -86,6 +86,8 @@ class Cohort:
 class SinkStream(EventStream):
     """A sink's cursor. Asking for more acknowledges what was taken before."""
 
+    view: View | None = None  # what the sink may see, where that is less than all
+    _viewed: tuple[Event, ...] | None = None  # the slice that was seen through it: each event once
     handed = 0  # events that the sink handled in cohorts which it has left
     _joined_at = 0
     acknowledged = 0
@@ -108,13 +110,21 @@ class SinkStream(EventStream):
 
     def _look_at_yourself(self) -> None:
         super()._look_at_yourself()
-        self._special |= self.on_ask is not None  # then every question for more is to be heard
+        self._special |= self.on_ask is not None or self.view is not None  # then every question for more is to be heard
+
+    def see_as(self, view: View | None) -> None:
+        """Hand out what ``view`` makes of events. Before the first is taken."""
+        self.view = view
+        self._look_at_yourself()
 
     def _poll(self) -> tuple[Event, ...] | Any:
         if self.on_ask is not None:
             self.acknowledged, self.asked_at = self._position, time.monotonic()
             self.on_ask()
-        return super()._poll()
+        ready = super()._poll()
+        if self.view is not None and type(ready) is tuple and self._slice is not self._viewed:
+            self._slice = self._viewed = ready = tuple(map(self.view.see, self._slice))
+        return ready
 
 
 class SinkWorker:

@@ -14,6 +14,7 @@ from weavegraph.events._admit import (
 from weavegraph.events._factories import diagnostic, llm_chunk, llm_error, llm_final, node_message
 from weavegraph.events._filter import EventFilter, Predicate
 from weavegraph.events._frozen import EMPTY, FrozenDict, FrozenList
+from weavegraph.events._redact import LOOK_BACK, Redact, Redactor, View, mask_secrets
 from weavegraph.events._types import (
     GAP_SCOPE,
     INVOCATION_END_SCOPE,
@@ -35,6 +36,7 @@ __all__ = [
     "GAP_SCOPE",
     "INVOCATION_END_SCOPE",
     "LLM_SCOPE",
+    "LOOK_BACK",
     "MAX_DEPTH",
     "MAX_EVENT_BYTES",
     "RESERVED_PREFIX",
@@ -49,6 +51,9 @@ __all__ = [
     "LLMStreamingEvent",
     "NodeEvent",
     "Predicate",
+    "Redact",
+    "Redactor",
+    "View",
     "admit",
     "check_id",
     "check_scope",
@@ -60,6 +65,7 @@ __all__ = [
     "llm_chunk",
     "llm_error",
     "llm_final",
+    "mask_secrets",
     "node_message",
     "to_json",
 ]

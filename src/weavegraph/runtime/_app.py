@@ -88,7 +88,9 @@ class App(Generic[S]):
         """The bus of all runs of this app."""
         with self._lock:
             if self._bus is None:
-                self._bus = EventBus.from_config(self._bus_config(), clock=self._clock)
+                self._bus = EventBus.from_config(
+                    self._bus_config(), clock=self._clock, redact_for=self.config.redact_for
+                )
                 self._bus._warns = False
                 if self.config.ids is not None:
                     self._bus._hub._epoch = self._new_id("epoch")
@@ -101,7 +103,14 @@ class App(Generic[S]):
         if self._log is not None:
             from weavegraph.log import with_outboxes
 
-            sinks = with_outboxes(self._log, sinks)
+            sinks, direct = with_outboxes(self._log, sinks), set(map(id, sinks))
+            shipped = [sink.name for sink in sinks if id(sink) not in direct]
+            open_ = [name for name in shipped if self.config.redact_for(name) is not None]
+            if open_ and "log" in self.config.unredacted:
+                raise ConfigError(
+                    f"unredacted names 'log', and {', '.join(map(repr, open_))} would be shipped what it holds: "
+                    "name them as well, or let the log be redacted"
+                )
         return msgspec.structs.replace(config, sinks=tuple(sinks))
 
     @property

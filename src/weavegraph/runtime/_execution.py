@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from weavegraph.bus import Lane, SinkGuard
 from weavegraph.errors import EmitterError, GraphError, LogError, RunCancelledError, SessionBusyError
-from weavegraph.events import LLMStreamingEvent
+from weavegraph.events import LLMStreamingEvent, Redactor
 from weavegraph.protocols import Checkpointer
 from weavegraph.runtime._attempt import Attempt, code_of, describe
 from weavegraph.runtime._cancel import CancelToken
@@ -54,7 +54,10 @@ class Execution:
     ) -> None:
         config = app.config
         self.app, self.lane, self.token = app, lane, token
-        self.recorder: Recorder | None = None if app.log is None else Recorder(app.log, lane, self._log_failed)
+        self.recorder: Recorder | None = None
+        if app.log is not None:
+            view = Redactor(config.redact_for("log"), "log").view()
+            self.recorder = Recorder(app.log, lane, self._log_failed, view)
         if died:
             # The log takes this and our own start as one batch, of the attempt that comes.
             before = Attempt(lane, config, app._clock, token)

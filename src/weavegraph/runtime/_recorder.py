@@ -20,7 +20,7 @@ from weavegraph.errors import (
     LogUnavailableError,
     LogVersionError,
 )
-from weavegraph.events import Event
+from weavegraph.events import Event, View
 from weavegraph.protocols import EventLog
 
 __all__ = ["Recorder"]
@@ -39,8 +39,10 @@ class Recorder:
     are tried again for ever. A log that another process took over, or that is damaged, ends the run (``on_fault``).
     """
 
-    def __init__(self, log: EventLog, lane: Lane, on_fault: Callable[[BaseException], None]) -> None:
-        self._log, self._lane, self._on_fault = log, lane, on_fault
+    def __init__(
+        self, log: EventLog, lane: Lane, on_fault: Callable[[BaseException], None], view: View | None = None
+    ) -> None:
+        self._log, self._lane, self._on_fault, self._view = log, lane, on_fault, view
         self._stream: EventStream = lane.subscribe(after=lane.head, on_lag="notice", name="log", follow=True)
         self._lock = threading.Lock()  # held while an event is emitted together with what must be committed with it
         self._saves: list[tuple[Any, Future[None]]] = []
@@ -109,6 +111,8 @@ class Recorder:
 
     async def _keep(self, batch: Sequence[Event], saves: list[tuple[Any, Future[None]]]) -> None:
         events = [event for event in batch if event.run_seq is not None]
+        if self._view is not None:
+            events = [self._view.see(event) for event in events]
         failures = 0
         while self._fault is None:
             try:

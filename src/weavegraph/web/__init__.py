@@ -21,11 +21,11 @@ try:
 except ModuleNotFoundError as exc:  # pragma: no cover - depends on what is installed
     raise ModuleNotFoundError("weavegraph.web needs Starlette and uvicorn: pip install 'weavegraph[web]'") from exc
 
+from weavegraph.events import mask_secrets
 from weavegraph.web._app import WebApp, create_app, router
 from weavegraph.web._config import WebConfig
 from weavegraph.web._context import RequestContext, request_context
 from weavegraph.web._gate import Principal, bearer
-from weavegraph.web._redact import mask_secrets
 from weavegraph.web._serve import serve
 
 __all__ = [

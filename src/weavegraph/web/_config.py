@@ -8,7 +8,7 @@ import msgspec
 
 from weavegraph.config import check_seconds, check_whole
 from weavegraph.errors import ConfigError
-from weavegraph.web._redact import Redact
+from weavegraph.events import Redact
 
 __all__ = ["WebConfig", "check_policy"]
 
@@ -22,7 +22,8 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``allowed_origins``: origins of other web sites, as ``https://app.example``; they get CORS headers.
     ``insecure``: serve addresses that other machines reach though there is no ``auth``.
 
-    *What they see.* ``redact``: ``redact(event, "wire")`` returns the event as clients see it; see ``mask_secrets``.
+    *What they see.* ``redact``: ``redact(event, "wire")`` returns the event as clients see it; see ``mask_secrets``;
+    without one that of the app's ``RuntimeConfig`` is asked.
     ``expose_state``: tell the final state of a run with it. ``page``: the built-in page at ``/``.
 
     *Runs.* ``on_disconnect``: what happens to a run when its last viewer left: ``"continue"``, ``"cancel"``, or

@@ -28,10 +28,10 @@ from weavegraph.events import (
     Event,
     EventFilter,
     LLMStreamingEvent,
+    Redactor,
     to_json,
 )
 from weavegraph.web._frames import ndjson_line, sse_frame
-from weavegraph.web._redact import Redactor
 from weavegraph.web._source import FINAL, Reader, Source
 
 __all__ = ["SEND_BYTES", "WINDOW_BYTES", "WINDOW_EVENTS", "Catching", "Chunk", "Feed", "Form", "Frame", "frame_name"]

@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from weavegraph.errors import InvalidCursorError, NotCaughtUpError, ServerClosingError, TooManyStreamsError
-from weavegraph.events import EventFilter
+from weavegraph.events import EventFilter, Redactor
 from weavegraph.runtime import App
 from weavegraph.web._config import WebConfig
 from weavegraph.web._feed import WINDOW_EVENTS, Feed, Form
 from weavegraph.web._ids import EVERYTHING
-from weavegraph.web._redact import Redactor
 from weavegraph.web._source import BusSource, LaneSource, LogSource, Source, durable_log
 from weavegraph.web._viewer import Ending, Viewer
 
@@ -26,7 +25,7 @@ class StreamHub:
 
     def __init__(self, app: App[Any], config: WebConfig) -> None:
         self._app, self._config = app, config
-        self._redactor = Redactor(config.redact)
+        self._redactor = Redactor(config.redact or app.config.redact_for("wire"))
         self._feeds: dict[str, Feed] = {}
         self._viewers: set[Viewer] = set()
         self._rechecks: dict[Viewer, Callable[[], Awaitable[bool]]] = {}

@@ -1,4 +1,4 @@
-"""What the wire may see of an event: a view that changes texts and metadata, never a position, an index or a count.
+"""What an audience may see of an event: a view that changes texts and metadata, never a position, an index or a count.
 
 *Look-back.* A model's answer comes in pieces, and a secret may be cut by their borders. So the hook is never shown a
 piece alone: the piece's last, unfinished word is held back until the next piece ends it, and the hook sees what came
@@ -17,7 +17,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from weavegraph.errors import WeavegraphError
-from weavegraph.events import Event, LLMStreamingEvent, freeze_metadata, to_json
+from weavegraph.events._admit import freeze_metadata
+from weavegraph.events._types import Event, LLMStreamingEvent
+from weavegraph.events._wire import to_json
 
 __all__ = ["LOOK_BACK", "Redact", "Redactor", "View", "mask_secrets"]
 
@@ -29,7 +31,7 @@ LOOK_BACK = 256
 again before the position where a reader begins."""
 WITHHELD = "[withheld: the redaction hook failed]"
 _STREAMS = 1024
-_log = logging.getLogger("weavegraph.web")
+_log = logging.getLogger("weavegraph.events")
 _FIXED = (
     "v", "seq", "epoch", "timestamp", "session_id", "run_id", "run_seq", "node_id", "step", "attempt", "path", "scope",
 )  # fmt: skip
