@@ -112,7 +112,7 @@ def _resume(summary: str, name: str = "run_id") -> dict[str, Any]:
             "summary": summary,
             "parameters": [_run_parameter(name)],
             "requestBody": _json_body("ResumeRequest"),
-            "responses": _answers(202, "RunInfo", 404, 409, 503),
+            "responses": _answers(202, "RunInfo", 404, 409, 413, 415, 503),
         }
     }
 
@@ -120,7 +120,7 @@ def _resume(summary: str, name: str = "run_id") -> dict[str, Any]:
 def openapi(root: str = "") -> dict[str, Any]:
     """The OpenAPI 3.1 document of the routes."""
     get = {"summary": "one run", "parameters": [_run_parameter()], "responses": _answers(200, "RunInfo", 404)}
-    answers = _answers(202, "RunInfo", 404, 409)
+    answers = _answers(202, "RunInfo", 404, 409, 413, 415)
     cancel = {"summary": "ask it to stop", "parameters": [_run_parameter()], "responses": answers}
     health = {"get": {"responses": {"200": {"description": "ok"}, "503": {"description": "not now"}}}}
     paths = {
