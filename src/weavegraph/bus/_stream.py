@@ -297,6 +297,12 @@ class EventStream:
                 _log.warning("the filter of subscriber %r raised; it counts as no match", self.name, exc_info=True)
             return False
 
+    def _pass_over(self, count: int, moved: int = 1) -> None:
+        """The cursor moves by ``moved``, of which ``count`` do not match. Both at once, for whoever reads the books."""
+        with self._hub._lock:
+            self._filtered += count
+            self._base += moved
+
     def _pass(self) -> None:
         """The cursor moved: a producer that waits for this reader may look again."""
         if self._overflow == "block" and (self._hub._producers or self._hub._producers_elsewhere):
@@ -326,8 +332,7 @@ class EventStream:
                     self._base += 1
                     self._pass()
                     return event
-                self._filtered += 1
-                self._base += 1
+                self._pass_over(1)
                 self._pass()
                 if brief:
                     until = until or clock() + YIELD_AFTER
@@ -415,8 +420,7 @@ class EventStream:
                 return batch
             batch = batch[: min(most, FILTER_SLICE)]
             kept = tuple(event for event in batch if self._matches(event))
-            self._filtered += len(batch) - len(kept)
-            self._base += len(batch)
+            self._pass_over(len(batch) - len(kept), len(batch))
             self._pass()
             if kept:
                 return kept
@@ -511,9 +515,11 @@ class EventStream:
                     matches = self._filter is None or self._matches(event)
                     if self._base != position:
                         break
-                    if not matches:
-                        self._filtered += 1
-                    self._base = position = position + 1
+                    if matches:
+                        self._base += 1
+                    else:
+                        self._pass_over(1)
+                    position += 1
                     self._pass()
                     if matches:
                         yield event
