@@ -18,7 +18,7 @@ from benchmarks import report
 from benchmarks.measure import Table
 
 OWN = ("graph", "streaming", "runs", "bus_hub", "capacity", "startup")
-PEERS = ("peers_graph", "peers_bus")
+PEERS = ("peers_graph", "peers_bus", "peers_web")
 FURTHER = ("scale", "versions")
 
 

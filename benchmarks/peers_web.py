@@ -50,26 +50,31 @@ async def main(port, path, count):
 asyncio.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
 """
 Pause = Callable[[int], Awaitable[None]]
+Served = tuple[Any, str, Callable[[], int], Callable[[], Awaitable[Any]]]
 
 
 class Ours:
     NAME, PACKAGE = "weavegraph", "weavegraph"
 
     @staticmethod
-    def served(events: int, text: str, pause: Pause) -> tuple[Any, str, Callable[[], int], Callable[[], Awaitable[Any]]]:
+    async def served(events: int, text: str, pause: Pause) -> Served:
         builder: GraphBuilder[Any, Any] = GraphBuilder()
+        begin = asyncio.Event()
 
         @builder.node
         async def work(state: Any, ctx: NodeContext[Any, Any]) -> None:
+            await begin.wait()
             for number in range(1, events + 1):
                 ctx.emit("word", text)
                 await pause(number)
 
         app = builder.add_edge(START, "work").add_edge("work", END).compile()
         web = create_app(app)
+        run = app.start({}, run_id="bench")
 
         async def publish() -> None:
-            await app.start({}, run_id="bench")
+            begin.set()
+            await run
 
         return web, "/runs/bench/events", lambda: web.hub.streams, publish
 
@@ -81,9 +86,10 @@ def run(quick: bool = False) -> list[Table]:
         f"Server-sent events, deliveries per CPU second of the server, {count} rounds",
         ["clients", "weavegraph", "sse-starlette", "× sse-starlette"],
         notes=[
-            f"Events of {len(TEXT)} characters, {BURST} between two turns of the loop. weavegraph's are those of a run: "
-            f"stamped, kept for resumes, counted, encoded by the server. sse-starlette {version('sse-starlette')} is given "
-            "text that was encoded before, through a queue a watcher; it keeps nothing."
+            f"Events of {len(TEXT)} characters, {BURST} between two turns of the loop. weavegraph's are those of a "
+            "run: stamped, kept for resumes, counted, encoded by the server. sse-starlette "
+            f"{version('sse-starlette')} is given text that was encoded before, through a queue a watcher; it keeps "
+            "nothing."
         ],
     )
     for clients, events, goal in ((1, 2_000 if quick else 20_000, 3), (100, 200 if quick else 1_000, 10)):
@@ -104,7 +110,8 @@ async def measured(peer: Any, clients: int, events: int) -> float:
         if number % BURST == 0:
             await asyncio.sleep(0)
 
-    app, path, watching, publish = peer.served(events, json.dumps({"message": TEXT}) if peer is not Ours else TEXT, pause)
+    text = TEXT if peer is Ours else json.dumps({"message": TEXT})
+    app, path, watching, publish = await peer.served(events, text, pause)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
     serving = asyncio.create_task(server.serve())
     while not server.started:

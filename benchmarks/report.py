@@ -30,6 +30,7 @@ SECTIONS = {
     "scale": "Scale",
     "peers_graph": "Beside other graph runtimes",
     "peers_bus": "Beside other buses",
+    "peers_web": "Beside sse-starlette",
     "versions": "Other Pythons, another loop",
 }
 INTRODUCTION = """\

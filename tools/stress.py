@@ -397,7 +397,7 @@ class Cycle:
 
 
 def of(metrics: EventHubMetrics, name: str) -> int:
-    """A total. An event may still go from lost to delivered or abandoned (see ``EventHubMetrics``), never back to unread."""
+    """A total. An event may still change its column (see ``EventHubMetrics``), but never be unread again."""
     if name == "settled":
         return metrics.delivered + metrics.filtered + metrics.dropped + metrics.abandoned
     value: int = getattr(metrics, name)

@@ -9,7 +9,7 @@ A graph runtime's file has any of these, each returning a call to await, whose r
 
 A bus's file has ``fan_out(readers, events, burst, watch)``, which returns how many events each reader received; between
 ``watch.start()`` and ``watch.stop()`` nothing is set up or torn down. What those with a queue for each subscriber share
-is in ``queues``.
+is in ``queues``. A web server's file has ``served(events, text, pause)``; see ``benchmarks.peers_web``.
 """
 
 from __future__ import annotations

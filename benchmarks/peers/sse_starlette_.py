@@ -10,7 +10,7 @@ NAME = "sse-starlette"
 PACKAGE = "sse-starlette"
 
 
-def served(events, text, pause):
+async def served(events, text, pause):
     """The app, and a call that publishes ``events`` of ``text``, with ``pause()`` after each."""
     queues = []
 

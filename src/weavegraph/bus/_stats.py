@@ -86,8 +86,9 @@ class EventHubMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """A hub at one instant. Totals are over living and closed subscribers, and reading resets none.
 
     ``accepted``, ``delivered``, ``filtered``, and the sum ``delivered + filtered + dropped + abandoned`` never fall. An
-    event may go from ``dropped`` or ``abandoned`` to ``delivered``, when a reader in another thread takes it just as it is
-    called lost; and from ``dropped`` to ``abandoned``, when ``overflow="disconnect"`` closes a reader before it was told.
+    event may go from ``dropped`` or ``abandoned`` to ``delivered``, when a reader in another thread takes it just as it
+    is called lost; and from ``dropped`` to ``abandoned``, when ``overflow="disconnect"`` closes a reader that had not
+    been told yet.
     """
 
     capacity: int | None
