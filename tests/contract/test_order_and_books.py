@@ -7,15 +7,18 @@ import sys
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from tests.support import balanced, clause, drain, fill, settle
 from weavegraph import (
+    GAP_SCOPE,
     EndOfStream,
     Event,
     EventBus,
     EventHub,
+    EventHubMetrics,
     EventStream,
     Lagged,
     MemorySink,
@@ -23,6 +26,7 @@ from weavegraph import (
     node_message,
 )
 from weavegraph.bus import RetryPolicy
+from weavegraph.bus._ring import Ring
 from weavegraph.errors import BackpressureError, EventInvalidError, HubClosedError
 
 
@@ -425,3 +429,28 @@ def test_a_stream_closed_by_another_thread_while_it_takes_gives_no_empty_notice(
             stream.try_recv()
         stats = balanced(stream)
         assert (stats.delivered, stats.dropped, stats.reported, stats.abandoned) == (0, 8, 8, 2)
+
+
+@clause("A1", "A4", "A7", "L4")
+def test_a_slice_that_goes_while_it_is_taken_is_lost_as_the_books_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader reads without the lock; what the byte bound took before the slice was in its hand stays lost."""
+    told: list[EventHubMetrics] = []
+    read = Ring.read
+
+    def interrupted(ring: Ring, *given: Any) -> Any:
+        found = read(ring, *given)
+        if not told:
+            for _ in range(40):
+                hub.publish(node_message("big", "x" * 100_000))
+            told.append(hub.metrics())
+        return found
+
+    with EventHub(capacity=1000, max_bytes=2_000_000) as hub, hub.subscribe() as stream:
+        fill(hub, 10)
+        monkeypatch.setattr(Ring, "read", interrupted)
+        notice = stream.try_recv()
+        now, stats = hub.metrics(), balanced(stream)
+    assert told[0].dropped >= 10
+    assert notice is not None and notice.scope == GAP_SCOPE
+    assert (stats.delivered, notice.metadata["count"]) == (0, told[0].dropped)
+    assert (now.dropped, now.buffered) == (told[0].dropped, told[0].buffered)

@@ -202,8 +202,7 @@ class EventStream:
                 start = self._slice_start
                 if not start <= position < start + len(self._slice):
                     found = ring.read(position, head)
-                    if found is not None:
-                        self._slice, self._slice_start = found, position
+                    if found is not None and self._hold(found, position):
                         return found
         while True:
             if self._closed_at is not None:
@@ -253,8 +252,25 @@ class EventStream:
             if found is not None:
                 if position + len(found) > self._stop_at:
                     found = found[: self._stop_at - position]
-                self._slice, self._slice_start = found, position
-                return found
+                if self._hold(found, position):
+                    return found
+
+    def _hold(self, found: tuple[Event, ...], position: int) -> bool:
+        """Take a slice in hand; ``False``: it went meanwhile, and whoever read the books was told that it is lost."""
+        self._slice = ()  # first, so that nobody sees the new slice at the old place: see `_in_hand`
+        self._slice_start = position
+        self._slice = found
+        if position >= self._ring.oldest():
+            return True
+        self._slice = ()
+        return False
+
+    def _in_hand(self) -> tuple[int, int]:
+        """The positions from and up to which events are in hand, while the reader may take others."""
+        while True:
+            held, start = self._slice, self._slice_start
+            if self._slice is held:
+                return start, start + len(held)
 
     def _unread_after(self) -> int:
         """What follows this position is unread and was not gone before this reader came."""
@@ -738,8 +754,8 @@ class EventStream:
         floor = max(position, self._history_floor)
         if self._overflow == "drop_oldest":
             floor = max(floor, head - self._limit)
-        in_hand = self._slice_start + len(self._slice)
-        if self._slice_start <= floor < in_hand:
+        start, in_hand = self._in_hand()
+        if start <= floor < in_hand:
             # What is in hand survives the byte bound, so a second range may be lost behind it.
             return floor - position + min(ring.lost_after(in_hand), head - in_hand)
         return floor - position + min(ring.lost_after(floor), head - floor)
