@@ -175,8 +175,8 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     event that announces it commit together. ``durability``: save after each step, at the end of a run, or never.
     ``redact``: ``redact(event, audience)`` returns the event as an audience sees it: each sink by its name, ``"log"``,
     and ``"wire"`` (browsers); texts and metadata may change, positions, indexes and counts stay. ``unredacted``: the
-    audiences that see events as they are. Streams in this process are no audience. What is read from a log, or shipped
-    from it by an outbox, is the log's view.
+    audiences that see events as they are. Streams in this process are no audience. What is read from a log is the
+    log's view; of that an outbox's sink is shipped what its own audience sees.
 
     ``observers``: objects with ``Observer`` hooks. ``clock``, ``ids``: injectable time, and ids by kind (``"run"``,
     ``"session"``, ``"epoch"``, ``"question"``), for tests.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support import clause
+from tests.support import clause, eventually
 from weavegraph import END, START, App, Event, EventBusConfig, GraphBuilder, MemorySink, NodeContext, RuntimeConfig
-from weavegraph.errors import ConfigError
-from weavegraph.events import LLMStreamingEvent, mask_secrets
-from weavegraph.log import MemoryLog, SqliteLog
+from weavegraph.errors import ConfigError, PermanentSinkError
+from weavegraph.events import LLMStreamingEvent, Redactor, mask_secrets
+from weavegraph.log import DeadLetters, MemoryLog, SqliteLog
+from weavegraph.log._outbox_view import Views
 
 KEY = "sk-abcdefghijklmnopqrstuvwxyz"
 
@@ -142,24 +142,69 @@ async def test_the_log_is_masked_unless_it_is_exempted_by_name() -> None:
         assert (KEY in shown([event async for event in log.read("r")])) is bool(exempt)
 
 
+class Remote(Async):
+    name, remote = "far", True
+
+
 @clause("12.5")
-async def test_what_an_exempted_log_holds_is_not_shipped_unseen(tmp_path: Path) -> None:
-    class Remote(Async):
-        name, remote = "far", True
+@pytest.mark.parametrize("unredacted", [("log",), ("log", "far"), ()])
+async def test_the_sink_of_an_outbox_is_an_audience_too(tmp_path: Path, unredacted: tuple[str, ...]) -> None:
+    far, asked = Remote(fails=2), set[str]()
 
-    def config(*unredacted: str) -> RuntimeConfig:
-        bus = EventBusConfig(sinks=(Remote(),))
-        return RuntimeConfig(
-            event_bus=bus, log=f"sqlite:{tmp_path}/runs.db", redact=mask_secrets(), unredacted=unredacted
-        )
+    def hook(event: Event, audience: str) -> Event:
+        asked.add(audience)
+        return mask_secrets()(event, audience)
 
-    app = talking(config("log"))
-    with pytest.raises(ConfigError, match="'far' would be shipped what it holds"):
-        app.event_bus  # noqa: B018
-    await app.aclose()
-    for fine in ((), ("log", "far")):
-        async with talking(config(*fine)) as app:
-            await asyncio.wait_for(app.invoke({}), 20)
+    config = RuntimeConfig(
+        event_bus=EventBusConfig(sinks=(far,)), log=f"sqlite:{tmp_path}/runs.db", redact=hook, unredacted=unredacted
+    )
+    async with talking(config) as app:
+        run = app.start({}, run_id="r")
+        await run
+        events = [event async for event in run.events()]
+        await eventually(lambda: len(far.events) >= len(events))
+    assert asked == {"log", "far"} - set(unredacted)
+    shipped = [part[:1] + part[2:] for part in skeleton(far.events)]
+    assert shipped == [part[:1] + part[2:] for part in skeleton(events)]
+    is_seen = unredacted == ("log", "far")
+    assert (KEY in shown(far.events), "hunter2" in shown(far.events)) == (is_seen, is_seen)
+    assert answer(far.events) == (f"it is {KEY} yes" if is_seen else "it is *** yes")
+
+
+@clause("12.5", "X1")
+async def test_an_outbox_sees_the_same_wherever_it_goes_on(tmp_path: Path) -> None:
+    async with talking(RuntimeConfig(log=f"sqlite:{tmp_path}/runs.db")) as app:
+        await app.invoke({}, run_id="r")
+    log = SqliteLog(tmp_path / "runs.db")
+
+    async def shipped(after: int, upto: int | None = None, views: Views | None = None) -> list[Event]:
+        views = views or Views(Redactor(mask_secrets(), "far"))
+        return [event async for batch in views.batches(log, "r", after, upto) for event in batch]
+
+    whole = await shipped(0)
+    assert answer(whole) == "it is *** yes" and [event.run_seq for event in whole] == [*range(1, len(whole) + 1)]
+    for after in range(len(whole)):
+        assert await shipped(after) == whole[after:]
+        views = Views(Redactor(mask_secrets(), "far"))
+        assert await shipped(0, after, views) + await shipped(after, None, views) == whole
+    await log.aclose()
+
+
+@clause("12.5")
+async def test_what_is_buried_is_what_the_sink_may_see(tmp_path: Path) -> None:
+    class Picky(Remote):
+        async def handle(self, batch: Sequence[Event]) -> None:
+            if any(event.scope == "word" for event in batch):
+                raise PermanentSinkError("no words")
+
+    bus = EventBusConfig(sinks=(Picky(),))
+    config = RuntimeConfig(event_bus=bus, log=f"sqlite:{tmp_path}/runs.db", redact=mask_secrets(), unredacted=("log",))
+    async with talking(config) as app:
+        await app.invoke({}, run_id="r")
+        await app.event_bus.flush(timeout=20)
+    letters = DeadLetters(str(tmp_path / "runs.db"))
+    assert [letter.event.message for letter in await letters.list()] == ["the key is ***"]
+    await letters.aclose()
 
 
 def test_what_is_no_hook_or_list_of_names_is_refused() -> None:

@@ -153,7 +153,11 @@ class Sinks:
         )
         assert isinstance(stream, SinkStream)
         stream._warns = False
-        stream.see_as(Redactor(self._redact_for(name), name).view())
+        redact_with = getattr(sink, "redact_with", None)
+        if redact_with is None:
+            stream.see_as(Redactor(self._redact_for(name), name).view())
+        else:  # what it gives away does not come from this stream
+            redact_with(self._redact_for(sink.name))
         options: dict[str, Any] = {
             "retry": self._retry,
             "sink_timeout": self._timeout,

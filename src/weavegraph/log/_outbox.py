@@ -38,12 +38,13 @@ from weavegraph.errors import (
     LogVersionError,
     PermanentSinkError,
 )
-from weavegraph.events import Event
+from weavegraph.events import Event, Redact, Redactor
 from weavegraph.log._outbox_letters import DeadLetters
 from weavegraph.log._outbox_source import Pending, source_of
 from weavegraph.log._outbox_store import Cursor, OutboxStore, store_beside
 from weavegraph.log._outbox_turn import turn
-from weavegraph.log._shipping import batches_of, called, publish
+from weavegraph.log._outbox_view import Views
+from weavegraph.log._shipping import called, publish
 from weavegraph.log._sink import LogSink
 from weavegraph.protocols import Clock, Delivery, EventLog, EventSink
 
@@ -119,6 +120,8 @@ class Outbox:
         name: of cursors and letters; default the sink's.
         store: where cursors and letters stand, when the log is no ``SqliteLog``.
         retry: pauses, and how often an error that is not an absence is tried.
+        redact: ``redact(event, name)`` returns the event as the sink may see it, of what the log holds; dead letters
+            are kept so, too. On the bus of an app without one: that of its ``RuntimeConfig``.
     """
 
     delivery: Delivery = "at_least_once"
@@ -132,6 +135,7 @@ class Outbox:
         store: OutboxStore | None = None,
         retry: RetryPolicy | None = None,
         clock: Clock | None = None,
+        redact: Redact | None = None,
     ) -> None:
         if not isinstance(log, EventLog):
             raise ConfigError(f"Outbox(log={log!r}): give an EventLog; it is what the outbox ships from")
@@ -145,6 +149,8 @@ class Outbox:
         self._retry, self._clock = retry or RetryPolicy(), clock or SystemClock()
         self._target: Any = getattr(self.sink, "log", None)  # a log on the other side can be asked how far it is
         self._source = source_of(log, self._store, self.name)
+        self._redact = redact
+        self._views = Views(Redactor(redact, self.name))
         self._cursors: dict[str, Cursor] = {}
         self._reached: dict[str, int] = {}  # what the other side has, where that is not the cursor's position
         self._owed: dict[str, int] = {}  # up to where the other side has to be given again what it lost
@@ -166,6 +172,11 @@ class Outbox:
         self._last_success_at: datetime | None = None
 
     # ── a sink of the bus ─────────────────────────────────────────────────────────────────────────
+
+    def redact_with(self, redact: Redact | None) -> None:
+        """The hook to ask unless the outbox was given one of its own. Before ``start``; the bus does that."""
+        if self._redact is None:
+            self._views = Views(Redactor(redact, self.name))
 
     async def start(self) -> None:
         """Begin to ship, in this loop; a second call changes nothing.
@@ -344,7 +355,7 @@ class Outbox:
 
     async def _ship_run(self, run_id: str) -> None:
         cursor = self._cursors.get(run_id, Cursor())
-        reading: Any = batches_of(self.log, run_id, cursor.position)
+        reading: Any = self._views.batches(self.log, run_id, cursor.position)
         async with contextlib.aclosing(reading) as batches:
             count = 0
             async for batch in batches:
@@ -449,7 +460,7 @@ class Outbox:
                 return
 
     async def _ship_again(self, run_id: str, upto: int) -> None:
-        reading: Any = batches_of(self.log, run_id, self._reached[run_id], upto)
+        reading: Any = self._views.batches(self.log, run_id, self._reached[run_id], upto)
         async with contextlib.aclosing(reading) as batches:
             async for batch in batches:
                 if isinstance(batch, int):

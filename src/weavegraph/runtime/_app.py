@@ -103,14 +103,7 @@ class App(Generic[S]):
         if self._log is not None:
             from weavegraph.log import with_outboxes
 
-            sinks, direct = with_outboxes(self._log, sinks), set(map(id, sinks))
-            shipped = [sink.name for sink in sinks if id(sink) not in direct]
-            open_ = [name for name in shipped if self.config.redact_for(name) is not None]
-            if open_ and "log" in self.config.unredacted:
-                raise ConfigError(
-                    f"unredacted names 'log', and {', '.join(map(repr, open_))} would be shipped what it holds: "
-                    "name them as well, or let the log be redacted"
-                )
+            sinks = with_outboxes(self._log, sinks)
         return msgspec.structs.replace(config, sinks=tuple(sinks))
 
     @property
