@@ -15,6 +15,7 @@ from weavegraph import (
     BackpressureError,
     EventBus,
     EventHub,
+    EventStream,
     Lagged,
     MemorySink,
     SubscriberOverflowError,
@@ -227,6 +228,28 @@ def test_byte_full_counts_as_full() -> None:
         assert drain(stream) == [*range(1, accepted + 1)]
         assert hub.publish(node_message("a", BIG)) == accepted + 1
         stream.close()
+
+
+@clause("4.block", "R7")
+async def test_an_iteration_that_holds_more_than_its_capacity_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it catches up a reader has more room; producers may use it up just before it has caught up."""
+    caught_up = EventStream._caught_up
+
+    def late(stream: EventStream) -> None:
+        fill(hub, 4)
+        caught_up(stream)
+
+    monkeypatch.setattr(EventStream, "_caught_up", late)
+    with EventHub(capacity=100) as hub:
+        fill(hub, 3)
+        stream, seen = hub.subscribe(after=0, capacity=1, overflow="block"), list[int]()
+        async for event in stream:
+            seen.append(event.seq)
+            if event.seq == 7:
+                break
+        balanced(stream)
+        stream.close()
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
 
 
 @clause("4.disconnect")

@@ -522,8 +522,9 @@ class EventStream:
                 yield ready
                 continue
             position = self._base
-            # Until the head passes `bound` nothing of this slice can be lost to this reader's own capacity.
-            bound = position + self._limit
+            # Until the head passes `bound` nothing of this slice can be lost to this reader's own capacity. A reader
+            # that producers wait for loses nothing to it, and may hold more: what came in just before it caught up.
+            bound = position + self._limit if self._overflow != "block" else INFINITE
             if not plain:
                 for event in islice(ready, chunk):  # type: ignore[arg-type]
                     if self._base != position or self._closed_at is not None or ring.head > bound:
