@@ -5,7 +5,7 @@ RUN = @$(PYTHON) tools/bootstrap.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test demo lint types clauses bench faults stress schema coverage changelog docs lock all \
-	bench-peers test-peers
+	bench-peers test-peers campaign
 
 help: ; @$(PYTHON) tools/bootstrap.py --help
 setup: ; $(RUN) setup
@@ -17,6 +17,7 @@ clauses: ; $(RUN) clauses $(ARGS)
 bench: ; $(RUN) bench $(ARGS)
 faults: ; $(RUN) faults $(ARGS)
 stress: ; $(RUN) stress $(ARGS)
+campaign: ; $(RUN) campaign $(ARGS)
 schema: ; $(RUN) schema $(ARGS)
 coverage: ; $(RUN) coverage $(ARGS)
 changelog: ; $(RUN) changelog $(ARGS)

@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 UNFINISHED = "unfinished"
 PATIENCE = 10.0  # seconds a child may use to end by itself after Ctrl-C, before it is terminated
 
+CAMPAIGNS = ("crash_", "web_campaign", "broker_campaign")
+
 JOBS = {
     "setup": "make the environment, nothing else",
     "test": "run the tests (arguments go to pytest)",
@@ -42,6 +44,7 @@ JOBS = {
     "docs": "build the documentation; warnings are errors",
     "faults": "plant faults in the source; the tests must notice each",
     "stress": "repeat the tests of threads and races for long",
+    "campaign": "a long campaign, ARGS='web_campaign clients --count 10000'; the ledgers in docs/ name them all",
     "schema": "write the schemas of an event",
     "coverage": "the files listed in pyproject.toml are covered in full",
     "changelog": "print what the fragments in changes/ say",
@@ -137,6 +140,11 @@ def commands(job: str, args: list[str]) -> list[list[str]]:
         return [["tools/peers.py"], ["-m", "pytest", "-q", "-rs", "tests/peers", *args]]
     if job == "docs":
         return [["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "out/docs", *args]]
+    if job == "campaign":
+        known = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem.startswith(CAMPAIGNS))
+        if not args or args[0] not in known:
+            raise Refusal(f"name a campaign and what it should do: {', '.join(known)}; for example: crash_runs kill")
+        return [[f"tools/{args[0]}.py", *args[1:]]]
     if job == "schema":
         return [["-m", "weavegraph.events.schema", *args]]
     if job == "coverage":

@@ -8,7 +8,9 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
 from tests.support import clause
 from tests.web.support import Gated, chatty, eventually, serving
@@ -147,3 +149,27 @@ async def test_a_real_client() -> None:
         async with connect(uri) as socket:
             told = [json.loads(text) async for text in socket]
         assert [line["id"] for line in told] == [frame.id for frame in frames]
+
+
+@clause("12.7")
+async def test_a_large_frame_is_refused_by_its_header_and_nothing_is_compressed() -> None:
+    """A frame that says it is 1 GiB, and one that is more than 64 KiB: closed with 1009; the stream's slot is free."""
+    talk = Gated()
+    async with serving(talk.app) as (web, client):
+        handle = web.app.start({}, run_id="r")
+        uri = f"ws://127.0.0.1:{client.port}/runs/r/ws?after=0"
+        for large in (b"\x81\xff" + (1 << 30).to_bytes(8, "big") + b"mask" + b"x" * 100, None):
+            async with connect(uri, compression="deflate") as socket:
+                assert socket.protocol.extensions == []
+                await socket.recv()
+                if large is None:
+                    await socket.send("x" * (64 * 1024 + 1))
+                else:
+                    socket.transport.write(large)
+                with pytest.raises(ConnectionClosedError) as closed:
+                    while True:
+                        await socket.recv()
+                assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+            await eventually(lambda: web.hub.streams == 0)
+        talk.say(None)
+        await handle
