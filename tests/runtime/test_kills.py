@@ -273,6 +273,36 @@ async def test_a_run_that_was_killed_behind_its_last_checkpoint_is_given_its_end
     assert not [event for event in events[len(before) :] if event.scope == "weavegraph.node.started"]
 
 
+@clause("8.kill", "O3")
+@pytest.mark.parametrize("way", ["app", "runner"])
+async def test_it_is_given_its_end_also_by_the_next_run_of_its_session(tmp_path: Path, way: str) -> None:
+    killed(
+        tmp_path,
+        """
+        async def main():
+            await observed(folder, 2).invoke({}, run_id="r", session_id="s")
+        asyncio.run(main())
+        """,
+    )
+    async with simple(durable(tmp_path)) as app:
+        if way == "app":
+            state = await app.invoke({}, run_id="next", session_id="s")
+        else:
+            runner = AppRunner(app)
+            await runner.create_session({}, run_id="next", session_id="s")
+            state = await runner.run_until_complete("s")
+        assert state == {"parts": ["a in attempt 1", "a in attempt 1"]}
+        assert app.runs() == ()
+    events = await held(tmp_path / "runs.db", "r")
+    assert scopes(events)[-3:] == [(1, "stream.end"), (2, "run.started"), (2, "stream.end")]
+    assert [event.metadata["outcome"] for event in events if event.scope == STREAM_END_SCOPE] == [
+        "interrupted", "completed",
+    ]  # fmt: skip
+    assert [event.run_seq for event in events] == [*range(1, len(events) + 1)]
+    after = await held(tmp_path / "runs.db", "next")
+    assert [event.metadata["outcome"] for event in after if event.scope == STREAM_END_SCOPE] == ["completed"]
+
+
 # ── what cannot be opened ───────────────────────────────────────────────────────────────────────────
 
 

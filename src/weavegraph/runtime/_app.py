@@ -260,7 +260,7 @@ class App(Generic[S]):
 
     def _reopen(
         self, known: Known, deps: Any, cancel: CancelToken | None, tags: tuple[str, ...],
-        checkpointer: Checkpointer | None,
+        checkpointer: Checkpointer | None, *, aside: bool = False,
     ) -> Execution:  # fmt: skip
         """The next attempt of a run; one that died without a word is given its end first."""
         checkpoint = known.checkpoint
@@ -274,8 +274,20 @@ class App(Generic[S]):
         return self._open(
             checkpoint.session_id, checkpoint.run_id, attempt=known.attempt + 1, after=known.position, died=known.died,
             cut=known.cut, deps=deps, cancel=cancel, tags=tags, checkpointer=checkpointer,
-            iterative=checkpoint.iterative,
+            iterative=checkpoint.iterative, aside=aside,
         )  # fmt: skip
+
+    async def _end_if_died(self, checkpoint: Checkpoint) -> None:
+        """A run that was killed between its last checkpoint and its terminal event gets that from an attempt that runs
+        nothing, before the session's next run begins (contract O3)."""
+        if self._log is None or self.event_bus.knows(checkpoint.run_id):
+            return
+        known = await self._last_known(self._needs_checkpointer(), checkpoint.session_id)
+        if known.died:
+            execution = self._reopen(known, None, None, (), None, aside=True)
+            execution.restore(known.checkpoint, {})
+            self._begin(execution, (), ())
+            await execution.end(known.checkpoint.status)
 
     def _open(
         self,
@@ -291,18 +303,19 @@ class App(Generic[S]):
         died: bool = False,
         cut: Iterable[LLMStreamingEvent] = (),
         iterative: bool = False,
+        aside: bool = False,
     ) -> Execution:
-        """An attempt that is known to everybody, and has not begun."""
+        """An attempt that is known to everybody, and has not begun; ``aside``: its session and slot are another's."""
         bus = self.event_bus
         session = check_id("session_id", session_id) if session_id is not None else self._new_id("session")
         run = check_id("run_id", run_id) if run_id is not None else self._new_id("run")
         with self._lock:
             if self._closed:
                 raise AppClosedError
-            if self.config.max_runs is not None and len(self._live) >= self.config.max_runs:
+            if not aside and self.config.max_runs is not None and len(self._live) >= self.config.max_runs:
                 raise TooManyRunsError(self.config.max_runs)
             held = self._sessions.get(session)
-            if held is not None and (attempt == 1 or held.status == "running"):
+            if not aside and held is not None and (attempt == 1 or held.status == "running"):
                 raise SessionBusyError(session, held.lane.run_id)
             lane = bus.open_lane(run, session, attempt=attempt - 1 if died else attempt, after=after)
             token = CancelToken() if cancel is None else cancel.child()
@@ -310,7 +323,9 @@ class App(Generic[S]):
                 self, lane, token, deps=deps, tags=tags, checkpointer=checkpointer, iterative=iterative, died=died,
                 cut=cut,
             )  # fmt: skip
-            self._live[run] = self._sessions[session] = execution
+            self._live[run] = execution
+            if not aside:
+                self._sessions[session] = execution
         return execution
 
     def _begin(self, execution: Execution, sinks: Sequence[Any], inputs: Iterable[str]) -> None:

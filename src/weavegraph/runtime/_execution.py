@@ -113,6 +113,8 @@ class Execution:
             if latest is not None:
                 if latest.status in OPEN and latest.run_id != self.lane.run_id:
                     raise SessionBusyError(latest.session_id, latest.run_id)
+                if latest.run_id != self.lane.run_id:
+                    await self.app._end_if_died(latest)
                 self.number = latest.number
                 latest = revive(self.app.graph.schema, latest)
                 before = Values.of(latest.values, latest.versions)
