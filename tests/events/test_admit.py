@@ -348,7 +348,7 @@ UNUSUAL = [
 
 
 @pytest.mark.parametrize("message", ["", "item", "x" * 200, "\x01" * 80, "\x01" * 90, "é", Str("a"), b"a", "x" * 2000])
-@pytest.mark.parametrize("metadata", [*USUAL, *UNUSUAL], ids=repr)
+@pytest.mark.parametrize("metadata", [*USUAL, *UNUSUAL], ids=range(len(USUAL) + len(UNUSUAL)))
 def test_what_is_taken_as_usual_is_what_admit_neither_changes_nor_charges(message: Any, metadata: Any) -> None:
     node = check_id("node_id", "n")
     check_scope("progress")
