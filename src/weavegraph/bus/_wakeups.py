@@ -19,7 +19,8 @@ INLINE_WAKES = 8
 
 
 class LoopGroup:
-    """The readers parked in one event loop. ``parked`` is touched on the loop's thread only."""
+    """The readers parked in one event loop. ``parked`` is touched on the loop's thread only, but for a receive that is
+    collected: it takes itself out in whatever thread the collector runs."""
 
     __slots__ = ("_flushing", "loop", "parked")
 
@@ -36,9 +37,7 @@ class LoopGroup:
             # this may be a signal handler interrupting the loop's sleep, which only the self-pipe ends.
             if len(parked) <= INLINE_WAKES:
                 self.parked = {}
-                for future in parked.values():
-                    if not future.done():
-                        future.set_result(None)
+                _wake(parked)
             elif not self._flushing:
                 self._flushing = True
                 loop.call_soon(self._flush)
@@ -55,9 +54,13 @@ class LoopGroup:
     def _flush(self) -> None:
         self._flushing = False
         parked, self.parked = self.parked, {}
-        for future in parked.values():
-            if not future.done():
-                future.set_result(None)
+        _wake(parked)
+
+
+def _wake(parked: dict[object, asyncio.Future[None]]) -> None:
+    for future in tuple(parked.values()):  # a copy: see LoopGroup
+        if not future.done():
+            future.set_result(None)
 
 
 class Wakeups:
