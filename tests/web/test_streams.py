@@ -7,10 +7,13 @@ import itertools
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support import clause
 from tests.web.support import Client, Gated, chatty, eventually, serving
 from weavegraph import RuntimeConfig
 from weavegraph.log import SqliteLog
+from weavegraph.web._source import LaneSource
 
 
 def durable(folder: Path) -> RuntimeConfig:
@@ -267,3 +270,29 @@ async def test_a_client_that_hops_between_two_servers_of_one_log_sees_each_event
             seen += [frame.json["run_seq"] for frame in frames]
             last = frames[-1].id if frames else last
         assert seen == [*range(1, len(seen) + 1)] and len(seen) > 40
+
+
+@clause("10.over", "O4")
+async def test_an_end_that_comes_while_a_viewer_is_let_in_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has read everything up to the head; the run ends between this look at the head and the next."""
+    talk = Gated()
+    async with serving(talk.app) as (web, client):
+        handle = web.app.start({}, run_id="r")
+        talk.say("one")
+        first = await client.watch("r")
+        frames = await first.frames(lambda found: any(frame.event == "node" for frame in found))
+        first.leave()
+        head = LaneSource.head
+
+        async def late(source: LaneSource) -> int:
+            found = await head(source)
+            talk.say(None)
+            await handle
+            return found
+
+        monkeypatch.setattr(LaneSource, "head", late)
+        again = await client.watch("r", frames[-1].id)
+        assert again.status == 200
+        frames += await again.rest()
+    assert [frame.json["run_seq"] for frame in frames] == [*range(1, len(frames) + 1)]
+    assert frames[-1].event == "end"

@@ -114,7 +114,7 @@ class StreamHub:
                 return 0, True, head
             if position > head:
                 head = await self._caught_up(source, position)
-        if position == head and await source.over():
+        if position == head and await source.over(position):
             return None
         return position, False, head
 

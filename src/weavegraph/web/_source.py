@@ -52,8 +52,8 @@ class Source(Protocol):
         """The position of the last event that may be sent."""
         ...
 
-    async def over(self) -> bool:
-        """Whether nothing follows the head."""
+    async def over(self, position: int) -> bool:
+        """Whether nothing follows ``position``. What comes after it was asked for its head is no part of the answer."""
         ...
 
     def owned(self) -> bool:
@@ -73,8 +73,11 @@ def epoch_gap() -> DiagnosticEvent:
     )
 
 
-def _ends(event: Event | None) -> bool:
-    return event is not None and event.scope == STREAM_END_SCOPE and event.metadata.get("outcome") in FINAL
+def _ends(event: Event | None, position: int) -> bool:
+    """Whether the event of that position is a run's last."""
+    if event is None or event.run_seq != position or event.scope != STREAM_END_SCOPE:
+        return False
+    return event.metadata.get("outcome") in FINAL
 
 
 class StreamReader:
@@ -112,13 +115,12 @@ class LaneSource:
             raise RunNotFoundError(self._run_id)
         return last
 
-    async def over(self) -> bool:
+    async def over(self, position: int) -> bool:
         lane = self._app.event_bus.lane(self._run_id)
         if lane is not None and not lane.over:
             return False
-        head = await self.head()
-        with self._app.event_stream(run_id=self._run_id, after=head - 1) as stream:
-            return _ends(await stream.next_timeout(1.0))
+        with self._app.event_stream(run_id=self._run_id, after=position - 1) as stream:
+            return _ends(await stream.next_timeout(1.0), position) and await self.head() == position
 
     def owned(self) -> bool:
         return True
@@ -146,12 +148,12 @@ class LogSource:
             await asyncio.sleep(0.002)
         return last
 
-    async def over(self) -> bool:
-        head, last = await self.head(), None
-        async with contextlib.aclosing(_generator(self._log.read(self._run_id, head - 1))) as events:
+    async def over(self, position: int) -> bool:
+        last = None
+        async with contextlib.aclosing(_generator(self._log.read(self._run_id, position - 1))) as events:
             async for event in events:
                 last = event
-        return _ends(last)
+        return _ends(last, position)
 
     def owned(self) -> bool:
         lane = self._app.event_bus.lane(self._run_id)
@@ -197,8 +199,8 @@ class BusSource:
     async def head(self) -> int:
         return self._app.event_bus.head
 
-    async def over(self) -> bool:
-        return self._app.event_bus.closed
+    async def over(self, position: int) -> bool:
+        return self._app.event_bus.closed and self._app.event_bus.head == position
 
     def owned(self) -> bool:
         return True
