@@ -172,7 +172,9 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ``log``: keeps the events of runs, an ``EventLog`` or a URL (``"sqlite:runs.db"``); ``checkpointer``: remembers
     sessions, a ``Checkpointer`` or a URL (``"memory:"``, ``"sqlite:runs.db"``). With both in one file a step and the
-    event that announces it commit together. ``durability``: save after each step, at the end of a run, or never.
+    event that announces it commit together. ``durability``: when a session is saved. ``"step"``: a run's input before
+    its first event is in the log, and each step; ``"end"``: its input and its end, two commits a run: killed in between
+    it is resumed from its input and runs all its nodes again; ``"off"``: never, and a run that was killed is lost.
     ``redact``: ``redact(event, audience)`` returns the event as an audience sees it: each sink by its name, ``"log"``,
     and ``"wire"`` (browsers); texts and metadata may change, positions, indexes and counts stay. ``unredacted``: the
     audiences that see events as they are. Streams in this process are no audience. What is read from a log is the

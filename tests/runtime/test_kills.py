@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,13 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from msgspec.structs import replace
 
 from tests.runtime.test_durable import held
 from tests.support import clause
 from weavegraph import END, START, STREAM_END_SCOPE, App, Event, GraphBuilder, NodeContext, RuntimeConfig
 from weavegraph.checkpoint import MemoryCheckpointer
 from weavegraph.checkpoint.sqlite import SqliteCheckpointer
-from weavegraph.errors import LogCorruptError, LogUnavailableError, SessionError, SessionNotFoundError
+from weavegraph.errors import (
+    LogCorruptError,
+    LogUnavailableError,
+    SessionBusyError,
+    SessionError,
+    SessionNotFoundError,
+)
 from weavegraph.events import LLMStreamingEvent
 from weavegraph.log import MemoryLog, SqliteLog
 from weavegraph.runtime import AppRunner
@@ -37,11 +45,11 @@ def durable(folder: Path, log: Any = None, checkpoints: str = "runs.db") -> Runt
     )
 
 
-def killed(folder: Path, source: str) -> None:
-    """Run a program that ends itself as a kill would."""
+def killed(folder: Path, source: str, by: int = -9) -> None:
+    """Run a program that ends itself as a kill would; with ``by`` a signal, by that."""
     header = "import asyncio, os\nfrom pathlib import Path\nfrom tests.runtime.test_kills import *\n"
     program = f"{header}folder = Path({str(folder)!r})\n{textwrap.dedent(source)}"
-    assert subprocess.run([sys.executable, "-c", program], cwd=os.getcwd(), timeout=50, check=False).returncode == 9
+    assert subprocess.run([sys.executable, "-c", program], cwd=os.getcwd(), timeout=50, check=False).returncode == -by
 
 
 def scopes(events: list[Event]) -> list[tuple[int | None, str]]:
@@ -116,6 +124,69 @@ async def test_from_its_first_event_on_a_run_can_be_resumed_with_its_input(tmp_p
     )
     async with simple(durable(tmp_path)) as app:
         assert await app.resume("s") == {"parts": ["given", "a in attempt 2"]}
+
+
+def thrice(config: RuntimeConfig, dies: bool = False) -> App[State]:
+    """Three steps; in the third it is killed, when the log has the events of those before."""
+    builder = GraphBuilder(State)
+
+    @builder.node
+    async def last(state: State, ctx: NodeContext[State, None]) -> dict[str, Any]:
+        if dies:
+            await ctx.emit_async("ran", "last")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"parts": [f"last in attempt {ctx.attempt}"]}
+
+    builder.add_node("one", lambda state: {"parts": ["one"]})
+    builder.add_node("two", lambda state: {"parts": ["two"]})
+    builder.add_edge(START, "one").add_edge("one", "two").add_edge("two", "last").add_edge("last", END)
+    return builder.compile(config)
+
+
+def at_the_end(folder: Path, checkpoints: str = "runs.db") -> RuntimeConfig:
+    return replace(durable(folder, checkpoints=checkpoints), durability="end")
+
+
+@clause("8.kill", "D4", "O3", "O3.resume")
+@pytest.mark.parametrize("checkpoints", ["runs.db", "sessions.db"])
+@pytest.mark.parametrize("way", ["app", "runner"])
+async def test_a_run_that_is_saved_at_its_end_only_is_resumed_from_its_input(
+    tmp_path: Path, checkpoints: str, way: str
+) -> None:
+    killed(
+        tmp_path,
+        f"""
+        async def main():
+            app = thrice(at_the_end(folder, {checkpoints!r}), dies=True)
+            await app.invoke({{"parts": ["given"]}}, run_id="r", session_id="s")
+        asyncio.run(main())
+        """,
+        signal.SIGKILL,
+    )
+    before = await held(tmp_path / "runs.db", "r")
+    assert before[-1].scope == "ran"
+    async with thrice(at_the_end(tmp_path, checkpoints)) as app:
+        assert app.log is not None
+        found = await app.get_state("s")
+        assert (found.values, found.checkpoint.status, found.next) == ({"parts": ["given"]}, "running", ("one",))
+        with pytest.raises(SessionBusyError):  # it has a run that nobody ended: nothing begins beside it
+            await app.invoke({}, run_id="other", session_id="s")
+        everything = ["given", "one", "two", "last in attempt 2"]
+        if way == "app":
+            assert await app.resume("s") == {"parts": everything}
+        else:
+            runner = AppRunner(app)
+            assert (await runner.create_session(session_id="s")).resumed
+            assert await runner.run_until_complete("s") == {"parts": everything}
+        assert [each.status for each in (await app.history("s")).checkpoints] == ["completed", "running"]
+        logged_run = next(run for run in await app.log.runs() if run.run_id == "r")
+        assert (logged_run.attempt, logged_run.outcome) == (2, "completed")
+    events = await held(tmp_path / "runs.db", "r")
+    assert events[: len(before)] == before
+    assert [event.run_seq for event in events] == [*range(1, len(events) + 1)]
+    assert scopes(events)[len(before) : len(before) + 2] == [(1, "stream.end"), (2, "run.started")]
+    ends = [(event.attempt, event.metadata["outcome"]) for event in events if event.scope == STREAM_END_SCOPE]
+    assert ends == [(1, "interrupted"), (2, "completed")]
 
 
 class Dying(SqliteLog):

@@ -104,7 +104,7 @@ class Execution:
     async def begin(self, given: Any, *, entry: str | None = None, known: bool) -> None:
         """Stand at the graph's beginning, with what the session holds. ``known``: the session may be there."""
         await self._open_stores()
-        if self.recorder is not None and (self.checkpointer is None or self.app.config.durability != "step"):
+        if self.recorder is not None and self.checkpointer is None:
             self.recorder.let_go()
         before: Values | None = None
         self.number = 0
@@ -122,7 +122,7 @@ class Execution:
         self.walk = Walk(self.app.graph, self.attempt, self.app.graph.schema.initial(given, before))
         self._keep_outputs()
         await self.walk.enter(entry)
-        if self.app.config.durability == "step":
+        if self.checkpointer is not None:
             await self.save("completed" if self.walk.done and not self.iterative else "running")
 
     async def _open_stores(self) -> None:
@@ -357,7 +357,7 @@ class Execution:
             with contextlib.suppress(Exception):
                 if self._saving is not None:
                     await asyncio.shield(self._saving)
-            # "step" saved a completed run with its last step.
+            # "step" saved a completed run with its last step, and both one that has no step with its input.
             if self.checkpointer is not None and (status != "completed" or self._saved != "completed"):
                 await self.save(status)
         except asyncio.CancelledError as exc:
