@@ -450,10 +450,11 @@ def flips(places: int, seed: int, folder: Path) -> Findings:
     for n in range(places):
         which = n % 2
         state = states[which]
-        name = dice.choices(list(state), [len(data) for data in state.values()])[0]
+        sizes = {name: len(data.rstrip(b"\0")) for name, data in state.items()}  # zeros at an end mean nothing
+        name = dice.choices(list(sizes), list(sizes.values()))[0]
         if dice.random() < 0.05:
             name = "flip.db-mark"
-        bit = _place(dice, len(state[name]))
+        bit = _place(dice, sizes[name])
         answer = in_child(lambda: _flipped(folder, state, name, bit))  # noqa: B023
         where = f"{('closed', 'crashed')[which]} {name} byte {bit // 8} bit {bit % 8}"
         findings.counts["places"] += 1

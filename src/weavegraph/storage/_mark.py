@@ -48,8 +48,11 @@ class Mark:
         """Note an acknowledged commit. A mark that cannot be written costs its protection, never the commit."""
         if self.file is not None:
             with contextlib.suppress(OSError):
-                os.lseek(self.file, 0, os.SEEK_SET)
-                os.write(self.file, _packed(self._store_id, commits))
+                if hasattr(os, "pwrite"):
+                    os.pwrite(self.file, _packed(self._store_id, commits), 0)
+                else:  # Windows
+                    os.lseek(self.file, 0, os.SEEK_SET)
+                    os.write(self.file, _packed(self._store_id, commits))
 
     def close(self) -> None:
         if self.file is not None:

@@ -18,6 +18,7 @@ from weavegraph.storage._job import Job, deliver
 from weavegraph.storage._mark import Mark
 from weavegraph.storage._notices import Notices
 from weavegraph.storage._open import open_writer
+from weavegraph.storage._room import Room
 from weavegraph.storage._schema import Schema, apply
 from weavegraph.storage._turn import turn
 
@@ -41,7 +42,7 @@ class Writer:
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._mark = Mark(path)
+        self._mark, self._room = Mark(path), Room(path)
         self._connection: sqlite3.Connection | None = None
         self._identity = (0, 0)
         self._synchronous = ""
@@ -115,6 +116,8 @@ class Writer:
         self._make_sure_it_is_still_there()
         try:
             connection.execute("BEGIN IMMEDIATE")
+            if durable:
+                self._room.make()
             outcomes: list[tuple[Any, ...] | BaseException]
             try:
                 outcomes = [job.run(connection) for job in jobs]
