@@ -28,5 +28,4 @@ class SystemClock:
         self._last = (at, at + 0.001, now)
         return now
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)  # read twice a node: without a call of ours in between

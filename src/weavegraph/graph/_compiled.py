@@ -119,6 +119,11 @@ class CompiledGraph(msgspec.Struct, eq=False, dict=True, weakref=True):
         )
 
     @cached_property
+    def nested(self) -> bool:
+        """Whether a node is a graph."""
+        return any(plan.graph is not None for plan in self.nodes.values())
+
+    @cached_property
     def fingerprint(self) -> str:
         """Of nodes and where their commands may go, edges, conditional edges with their answers, and the state's keys
         with their reducers."""

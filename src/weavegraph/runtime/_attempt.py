@@ -7,7 +7,9 @@ import logging
 import math
 import re
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -168,32 +170,32 @@ class Attempt:
         self.say("weavegraph.run.started", graph, metadata)
         self.observe("on_run_started", self.lane.run_id, self.lane.session_id, self.number)
 
-    def step_started(self, tasks: tuple[Task, ...], step: int, path: tuple[str, ...]) -> None:
+    def step_started(self, tasks: tuple[Task, ...], step: int, path: tuple[str, ...]) -> FrozenDict:
+        """The beginning of a step; returns what ``step_finished`` needs to know of it."""
         if len(tasks) == 1:
-            name = tasks[0].node
-            metadata = FrozenDict({"step": step, "nodes": self._alone(name)})
-            self.note("weavegraph.step.started", f"step {step}: {name}", metadata, None, step, path)
-            return
-        names, text = _names(tasks)
-        full = {"step": step, "nodes": names}
-        self.say("weavegraph.step.started", f"step {step}: {text}", full, step=step, path=path)
+            text = tasks[0].node
+            facts = FrozenDict({"step": step, "nodes": self._alone(text)})
+            self.note("weavegraph.step.started", f"step {step}: {text}", facts, None, step, path)
+        else:
+            names, text = _names(tasks)
+            facts = FrozenDict({"step": step, "nodes": names})
+            self.say("weavegraph.step.started", f"step {step}: {text}", facts, step=step, path=path)
+        return facts
 
     def step_finished(
-        self, tasks: tuple[Task, ...], step: int, path: tuple[str, ...], more: Mapping[str, Any] | None
+        self, facts: FrozenDict, step: int, path: tuple[str, ...], more: Mapping[str, Any] | None
     ) -> None:
-        if len(tasks) == 1 and not more:
-            metadata = FrozenDict({"step": step, "nodes": self._alone(tasks[0].node)})
-            self.note("weavegraph.step.finished", f"step {step}", metadata, None, step, path)
+        if len(facts["nodes"]) == 1 and not more:
+            self.note("weavegraph.step.finished", f"step {step}", facts, None, step, path)
             return
-        names, _ = _names(tasks)
-        full: dict[str, Any] = {"step": step, "nodes": names}
+        full: dict[str, Any] = facts
         if more:
             try:
-                full |= freeze_metadata(more)
+                full = {**facts, **freeze_metadata(more)}
                 admit(DiagnosticEvent("weavegraph.step.finished", "", freeze_metadata(full)), reserved=True)
             except (EventInvalidError, EventTooLargeError):
                 # Too large for an event: say where it can be had.
-                full = {"step": step, "nodes": names, "checkpoint": {"session": self.lane.session_id, "step": step}}
+                full = {**facts, "checkpoint": {"session": self.lane.session_id, "step": step}}
         self.say("weavegraph.step.finished", f"step {step}", full, step=step, path=path)
 
     def _alone(self, name: str) -> FrozenList:
@@ -201,6 +203,17 @@ class Attempt:
         if found is None:
             found = self._lists[name] = FrozenList((name,))
         return found
+
+    def node_started(self, name: str, step: int, path: tuple[str, ...], try_no: int) -> None:
+        metadata = FrozenDict({"node": name, "step": step, "attempt": self.number, "try": try_no})
+        self._noted.append((_NODE_SCOPES["started"], name, metadata, name, step, path))
+        self.flush()
+
+    def node_finished(self, name: str, step: int, path: tuple[str, ...], try_no: int, duration: float) -> None:
+        metadata = FrozenDict({"node": name, "step": step, "attempt": self.number, "try": try_no, "duration": duration})
+        self._noted.append((_NODE_SCOPES["finished"], name, metadata, name, step, path))
+        if self._observers:
+            self.observe("on_node_finished", self.lane.run_id, name, step, "finished", duration)
 
     def node(
         self,
@@ -213,7 +226,7 @@ class Attempt:
         error: str | None = None,
         code: str | int | None = None,
     ) -> None:
-        """``weavegraph.node.started``, ``finished``, ``failed``, ``retried`` or ``skipped``."""
+        """``weavegraph.node.failed``, ``retried`` or ``skipped``."""
         metadata: dict[str, Any] = {"node": name, "step": step, "attempt": self.number, "try": try_no}
         if duration is not None:
             metadata["duration"] = duration
@@ -224,7 +237,7 @@ class Attempt:
             if code is not None:
                 metadata["code"] = code
             self.say(_NODE_SCOPES[what], error, metadata, node=name, step=step, path=path)
-        if self._observers and what != "started":
+        if self._observers:
             self.observe("on_node_finished", self.lane.run_id, name, step, what, duration or 0.0)
 
     def paused(
@@ -347,15 +360,11 @@ def _small(value: Any) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63)
 
 
-def _names(tasks: tuple[Task, ...]) -> tuple[list[str], str]:
-    if len(tasks) == 1:
-        name = tasks[0].node
-        return [name], name
-    names = [task.node for task in tasks[:MAX_NAMES]]
-    counts: dict[str, int] = {}
-    for task in tasks:
-        counts[task.node] = counts.get(task.node, 0) + 1
-    shown = [name if count == 1 else f"{name} ×{count}" for name, count in list(counts.items())[:20]]
+def _names(tasks: tuple[Task, ...]) -> tuple[FrozenList, str]:
+    """What an event says of the nodes of a step. They are ids, and need no freezing."""
+    names = [task.node for task in tasks]
+    counts = Counter(names)
+    shown = [name if count == 1 else f"{name} ×{count}" for name, count in islice(counts.items(), 20)]
     if len(counts) > 20:
         shown.append(f"and {len(counts) - 20} more")
-    return names, ", ".join(shown)
+    return FrozenList(names[:MAX_NAMES]), ", ".join(shown)

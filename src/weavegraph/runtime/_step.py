@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from weavegraph.errors import GraphError, NodeOutputError, StateError
 from weavegraph.graph import END, CompiledGraph, ConditionalEdge, NodePlan
@@ -12,7 +14,7 @@ from weavegraph.state import Command, Goto, NodePartial, Send, StateSchema, Task
 __all__ = ["NOTHING", "Output", "frontier_of", "output_of", "targets_of"]
 
 
-class Output(NamedTuple):
+class Output(msgspec.Struct, frozen=True):
     """What a node's return value means."""
 
     writes: Iterable[tuple[str, Any]]

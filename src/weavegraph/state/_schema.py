@@ -205,14 +205,17 @@ class StateSchema:
     # ── merging ───────────────────────────────────────────────────────────────────────────────────
 
     def merge(
-        self, state: Values, updates: Iterable[tuple[str, Iterable[tuple[str, Any]]]]
+        self, state: Values, updates: Iterable[tuple[str, Iterable[tuple[str, Any]]]], who: str = "{}"
     ) -> tuple[Values, tuple[str, ...]]:
         """All of a step's updates, in the order given, over ``state``, which is not changed; and the changed keys.
+
+        ``who``: how an error calls those that the updates are from.
 
         Raises:
             StateError: an unknown key, two nodes of the step wrote a key that has no reducer, or a reducer raised.
         """
-        values = versions = shared = None
+        merged = state
+        values, versions, shared = state.values, state.versions, state.shared
         writers: dict[str, int] = {}
         named: list[str] = []
         changed: dict[str, None] = {}
@@ -221,26 +224,34 @@ class StateSchema:
             place = len(named)
             named.append(node)
             for key, value in pairs:
-                if values is None or versions is None or shared is None:
-                    values, versions, shared = dict(state.values), dict(state.versions), dict(state.shared)
+                if merged is state:
+                    values, versions, shared = values.copy(), versions.copy(), shared.copy()
+                    merged = Values(values, versions, shared)
                 try:
                     reducer = reducers[key]
                 except (KeyError, TypeError):
-                    raise StateError(f"{node} wrote {key!r}; the state has: {', '.join(reducers)}") from None
+                    problem = f"{who.format(node)} wrote {key!r}; the state has: {', '.join(reducers)}"
+                    raise StateError(problem) from None
                 weight = FROZEN if type(value) in ATOMS else weigh(value)
                 if weight:
                     value = isolate(value, weight)
                 before = values.get(key, _ABSENT)
                 if reducer is None:
                     if writers.setdefault(key, place) != place:
-                        first = named[writers[key]]
-                        both = f"two tasks of {node}" if first == node else f"{first} and {node} both"
+                        first, second = who.format(named[writers[key]]), who.format(node)
+                        both = f"two tasks of {second}" if first == second else f"{first} and {second} both"
                         raise StateError(
                             f"{both} wrote {key!r} in one step; give the key a reducer: Annotated[…, reducer]"
                         )
                     after = value
                 else:
-                    after, weight = self._reduce(key, reducer, before, value, weight, shared.get(key, FROZEN), node)
+                    try:
+                        after, weight = self._reduce(key, reducer, before, value, weight, shared.get(key, FROZEN))
+                    except StateError as exc:
+                        raise StateError(f"{key!r}, written by {who.format(node)}: {exc}") from exc
+                    except Exception as exc:
+                        what = f"the reducer {label(reducer)} of {key!r} raised on what {who.format(node)} wrote"
+                        raise StateError(f"{what}: {said(exc)}") from exc
                 values[key] = after
                 if weight:
                     shared[key] = weight
@@ -249,13 +260,10 @@ class StateSchema:
                 if key not in changed and not _same(before, after):
                     changed[key] = None
                     versions[key] = versions.get(key, 0) + 1
-        if values is None or versions is None or shared is None:
-            return state, ()
-        return Values(values, versions, shared), tuple(changed)
+        return merged, tuple(changed)
 
-    def _reduce(
-        self, key: str, reducer: Reduce, before: Any, value: Any, weight: int, held: int, node: str
-    ) -> tuple[Any, int]:
+    def _reduce(self, key: str, reducer: Reduce, before: Any, value: Any, weight: int, held: int) -> tuple[Any, int]:
+        """What ``reducer`` makes of the two, and how deep it can be changed."""
         if before is _ABSENT:
             zero = self.zeros.get(key)
             if zero is None and key not in self._safe:
@@ -264,18 +272,12 @@ class StateSchema:
             if before is None and key not in self._growing:
                 return value, weight
             held = FLAT
-        try:
-            after = reducer(before if key in self._safe else isolate(before, held), value)
-        except StateError as exc:
-            raise StateError(f"{key!r}, written by {node}: {exc}") from exc
-        except Exception as exc:
-            what = f"the reducer {label(reducer)} of {key!r} raised on what {node} wrote"
-            raise StateError(f"{what}: {said(exc)}") from exc
+        after = reducer(before if key in self._safe else isolate(before, held), value)
         # What was held has been weighed before; weighing it again would cost its length.
         if key in self._growing or (reducer is operator.add and type(before) is list and type(value) is list):
             if reducer is add_messages and weight and type(value) is not list:
                 weight += 1  # one message that is none of ours: an item of the list
-            return after, min(max(held, weight, FLAT), DEEP)
+            return after, min(weight if weight > held else held or FLAT, DEEP)
         return after, weigh(after)
 
     def _name(self) -> str:
