@@ -44,7 +44,8 @@ builder.add_edge("research", "write")
 builder.add_conditional_edge("write", good)
 builder.add_edge("approve", END)
 
-with builder.compile(RuntimeConfig(checkpointer=MemoryCheckpointer())) as app:
+# One node at a time, so that what they print is in order.
+with builder.compile(RuntimeConfig(checkpointer=MemoryCheckpointer(), concurrency_limit=1)) as app:
     with app.stream_sync({"topic": "tea"}, session_id="1") as run:
         for event in run.blocking(filter=EventFilter(kinds=("node", "llm"))):
             print(event)

@@ -11,6 +11,8 @@ import pytest
 
 SNIPPETS = Path(__file__).resolve().parents[2] / "docs" / "snippets"
 NEEDS = {"langgraph": "langgraph", "llamaindex": "workflows"}
+ANY_ORDER = "langgraph_before"
+"""Its parallel nodes are threads, and whichever speaks first is printed first; with ``max_concurrency`` 1 it hangs."""
 
 
 def run(name: str, folder: Path) -> str:
@@ -20,7 +22,11 @@ def run(name: str, folder: Path) -> str:
     shown = path.with_suffix(".out")
     if os.environ.get("WEAVEGRAPH_GOLDEN") == "write":
         shown.write_text(done.stdout, encoding="utf-8")
-    assert done.stdout == shown.read_text(encoding="utf-8")
+    printed, expected = done.stdout.splitlines(), shown.read_text(encoding="utf-8").splitlines()
+    if name == ANY_ORDER:
+        assert (sorted(printed), printed[2:]) == (sorted(expected), expected[2:])
+    else:
+        assert printed == expected
     return done.stdout
 
 
