@@ -285,7 +285,7 @@ class EventHub:
 
     def _room_freed(self) -> None:
         """A ``block`` subscriber read or left: let waiting producers look again."""
-        for room, loop in tuple(self._producers.items()):
+        for room, loop in list(self._producers.items()):
             try:
                 loop.call_soon_threadsafe(_resolve, room)
             except RuntimeError:  # that producer's loop is closed; so is the producer
@@ -497,11 +497,11 @@ class EventHub:
             stream._look_at_yourself()
 
     def _living(self) -> list[EventStream]:
-        return [stream for ref in tuple(self._streams.values()) if (stream := ref()) is not None]
+        return [stream for ref in list(self._streams.values()) if (stream := ref()) is not None]
 
     def _heeded(self) -> list[EventStream]:
         """Those that publishing must think of: with more room than the history, or not content to lose the oldest."""
-        return [stream for ref in tuple(self._heed.values()) if (stream := ref()) is not None]
+        return [stream for ref in list(self._heed.values()) if (stream := ref()) is not None]
 
     def _forget(self, stream: EventStream) -> None:
         """The stream was closed; its counts stay. Called under the lock."""

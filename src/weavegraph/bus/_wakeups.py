@@ -2,6 +2,9 @@
 
 A reader arms first and looks again; a publisher publishes first and looks for armed readers. Whatever the order,
 one of the two sees the other, so no wake-up is lost and neither takes a lock for it.
+
+The dictionaries are copied by ``list``, in one step. A ``tuple`` allocates itself in the midst of its copy, where the
+collector may run, and what it collects may change them, or let another thread do so.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ class LoopGroup:
 
 
 def _wake(parked: dict[object, asyncio.Future[None]]) -> None:
-    for future in tuple(parked.values()):  # a copy: see LoopGroup
+    for future in list(parked.values()):  # a copy: see LoopGroup
         if not future.done():
             future.set_result(None)
 
@@ -72,16 +75,16 @@ class Wakeups:
         self.armed = False
         """Somebody may be parked; the publisher's one look."""
         self._groups: dict[asyncio.AbstractEventLoop, LoopGroup] = {}
-        self._all: tuple[LoopGroup, ...] = ()
+        self._all: list[LoopGroup] = []
         self._threads: dict[object, Any] = {}
 
     def group(self, loop: asyncio.AbstractEventLoop) -> LoopGroup:
         found = self._groups.get(loop)
         if found is None:
             found = self._groups.setdefault(loop, LoopGroup(loop))
-            for old in [known for known in tuple(self._groups) if known.is_closed()]:
+            for old in [known for known in list(self._groups) if known.is_closed()]:
                 self._groups.pop(old, None)
-            self._all = tuple(self._groups.values())
+            self._all = list(self._groups.values())
         return found
 
     def park_thread(self, reader: object) -> Any:
@@ -107,7 +110,7 @@ class Wakeups:
         for group in self._all:
             if group.parked and not group.notify():
                 self._groups.pop(group.loop, None)
-                self._all = tuple(self._groups.values())
+                self._all = list(self._groups.values())
         if self._threads:
-            for reader in tuple(self._threads):
+            for reader in list(self._threads):
                 self.wake_thread(reader)
