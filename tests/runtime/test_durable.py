@@ -33,6 +33,7 @@ from weavegraph import (
 from weavegraph.checkpoint import MemoryCheckpointer
 from weavegraph.checkpoint.sqlite import SqliteCheckpointer
 from weavegraph.errors import (
+    CheckpointConflictError,
     InvalidPositionError,
     LogFencedError,
     LogUnavailableError,
@@ -40,8 +41,10 @@ from weavegraph.errors import (
     SessionError,
     StateError,
 )
+from weavegraph.events import from_json
 from weavegraph.log import MemoryLog, SqliteLog
 from weavegraph.state import append
+from weavegraph.storage._writer import Writer
 
 
 @dataclass
@@ -184,28 +187,131 @@ async def test_a_run_whose_process_was_killed_is_resumed_by_another_where_it_sto
 
 
 @clause("D3")
-async def test_a_checkpoint_and_the_event_that_announces_it_are_committed_together(tmp_path: Path) -> None:
-    path = tmp_path / "runs.db"
-    log, checkpointer = SqliteLog(path), SqliteCheckpointer(path)
-    commits: list[tuple[int, int]] = []
-    submit = log.store.submit
-
-    async def spying(*ops: Any) -> Any:
-        results = await submit(*ops)
-        saved = [event async for event in log.read("r")]
-        found = await checkpointer.latest("s")
-        announced = [e.metadata["number"] for e in saved if e.scope == "weavegraph.checkpoint.saved"]
-        commits.append((announced[-1] if announced else 0, found.number if found else 0))
-        return results
-
-    log.store.submit = spying  # type: ignore[method-assign, assignment]
-    async with build(RuntimeConfig(log=log, checkpointer=checkpointer)) as app:
+async def test_a_checkpoint_and_the_event_that_announces_it_are_committed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = seen_commits(monkeypatch)
+    async with build(durable(tmp_path)) as app:
         await app.invoke({}, run_id="r", session_id="s")
     assert len(commits) >= 3
     assert all(announced == saved for announced, saved in commits)
     assert commits[-1] == (3, 3)
-    await log.aclose()
-    await checkpointer.aclose()
+
+
+def seen_commits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """After each transaction of the file: the last checkpoint that an event announces, and the last that is there."""
+    commits: list[tuple[int, int]] = []
+    transact = Writer._transact
+
+    def spying(self: Writer, connection: Any, jobs: Any) -> None:
+        transact(self, connection, jobs)
+        events = [from_json(body) for (body,) in connection.execute("SELECT body FROM log_events ORDER BY id")]
+        announced = [e.metadata["number"] for e in events if e.scope == "weavegraph.checkpoint.saved"]
+        (saved,) = connection.execute("SELECT coalesce(max(number), 0) FROM checkpoints").fetchone()
+        commits.append((max(announced, default=0), saved))
+
+    monkeypatch.setattr(Writer, "_transact", spying)
+    return commits
+
+
+def chain(config: RuntimeConfig, *names: str) -> App[State]:
+    builder = GraphBuilder(State)
+    for before, name in zip((START, *names), names, strict=False):
+        builder.add_node(name, async_part(name)).add_edge(before, name)
+    return builder.add_edge(names[-1], END).compile(config)
+
+
+def async_part(name: str) -> Any:
+    async def part(state: State) -> dict[str, Any]:
+        return {"parts": [name]}
+
+    return part
+
+
+@clause("D3")
+async def test_a_step_is_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events wait for its checkpoint; that of the last step has the run's end behind it."""
+    monkeypatch.setattr("weavegraph.runtime._recorder.LINGER", 20.0)
+    commits = seen_commits(monkeypatch)
+    async with chain(durable(tmp_path), "a", "b", "c") as app:
+        await app.invoke({}, run_id="r", session_id="s")
+        assert commits == [(1, 1), (2, 2), (3, 3), (4, 4), (4, 4)]
+
+
+@clause("D3")
+async def test_events_of_a_step_that_takes_its_time_do_not_wait_for_its_end(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    async with build(durable(tmp_path), gate=gate) as app:
+        assert app.log is not None
+        run = app.start({}, run_id="r", session_id="s")
+        scopes: list[str] = []
+        async with asyncio.timeout(20):
+            async for event in app.log.follow("r"):
+                scopes.append(event.scope)
+                if event.scope == "weavegraph.node.started" and event.node_id == "b":
+                    break
+        gate.set()
+        await run
+
+
+@clause("D5", "D3", "D2")
+async def test_a_transaction_that_fails_is_done_again_with_all_that_belongs_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = seen_commits(monkeypatch)
+    transact, fails = Writer._transact, iter([False, True, True, False, True])
+
+    def failing(self: Writer, connection: Any, jobs: Any) -> None:
+        if next(fails, False):
+            raise LogUnavailableError("here", "full")
+        transact(self, connection, jobs)
+
+    monkeypatch.setattr(Writer, "_transact", failing)
+    async with chain(durable(tmp_path), "a", "b", "c") as app:
+        assert await app.invoke({}, run_id="r", session_id="s") == {"parts": ["a", "b", "c"]}
+    assert all(announced == saved for announced, saved in commits)
+    events = await held(tmp_path / "runs.db", "r")
+    assert [event.run_seq for event in events] == [*range(1, len(events) + 1)]
+    announced = [event.metadata["number"] for event in events if event.scope == "weavegraph.checkpoint.saved"]
+    assert announced == [1, 2, 3, 4]
+    assert next(fails, None) is None
+
+
+@clause("D3", "D6")
+async def test_a_checkpoint_that_is_refused_takes_no_event_with_it(tmp_path: Path) -> None:
+    other = SqliteCheckpointer(tmp_path / "runs.db")
+
+    async def interferes(state: State) -> None:
+        latest = await other.latest("s")
+        assert latest is not None
+        await other.save(msgspec.structs.replace(latest, number=latest.number + 1, encoded=False))
+
+    builder = GraphBuilder(State)
+    builder.add_node("a", interferes).add_edge(START, "a").add_edge("a", END)
+    async with builder.compile(durable(tmp_path)) as app:
+        with pytest.raises(CheckpointConflictError, match="is at checkpoint 2, not 1"):
+            await app.invoke({}, run_id="r", session_id="s")
+    await other.aclose()
+    events = await held(tmp_path / "runs.db", "r")
+    assert [event.run_seq for event in events] == [*range(1, len(events) + 1)]
+    assert (events[-1].scope, events[-1].metadata["outcome"]) == (STREAM_END_SCOPE, "failed")
+
+
+class Careful(SqliteCheckpointer):
+    """Somebody's own way to save."""
+
+    saved = 0
+
+    async def save(self, checkpoint: Any, /) -> None:
+        self.saved += 1
+        await super().save(checkpoint)
+
+
+async def test_a_checkpointer_with_its_own_way_to_save_is_asked(tmp_path: Path) -> None:
+    checkpointer = Careful(tmp_path / "runs.db")
+    async with chain(RuntimeConfig(checkpointer=checkpointer), "a", "b") as app:
+        await app.invoke({}, session_id="s")
+        assert checkpointer.saved == 3
 
 
 async def test_a_failed_run_goes_on_as_the_next_attempt_also_when_memory_forgot_it(tmp_path: Path) -> None:

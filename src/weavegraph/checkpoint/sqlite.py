@@ -41,6 +41,16 @@ _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Checkpoint)
 _finished_decoder = msgspec.json.Decoder(Finished)
 _SELECT = "SELECT session_id, number, crc, body FROM checkpoints"
+_ROWS = 64
+"""Checkpoints of one statement."""
+_INSERT = {n: "INSERT INTO checkpoints VALUES " + ",".join(["(?,?,?,?,?,?,?,?)"] * n) for n in range(1, _ROWS + 1)}
+_STANDS = {
+    n: f"WITH wanted(name) AS (VALUES {','.join(['(?)'] * n)}) SELECT name,"
+    " coalesce((SELECT max(number) FROM checkpoints WHERE session_id = name), 0),"
+    " EXISTS (SELECT 1 FROM checkpoint_finished WHERE session_id = name) FROM wanted"
+    for n in range(1, _ROWS + 1)
+}
+"""The last number of each session, and whether outputs of its open step were kept."""
 _MOST = 1000
 
 
@@ -168,23 +178,47 @@ class _Save:
     """``save`` as an operation of the store."""
 
     def __init__(self, checkpoint: Checkpoint, keep: int | None, place: str) -> None:
-        self._checkpoint, self._keep, self._place = checkpoint, keep, place
+        self.session, self.number, self.keep = checkpoint.session_id, checkpoint.number, keep
+        self._checkpoint, self._place = checkpoint, place
         self._body = _encoded(checkpoint, f"checkpoint {checkpoint.number} of session {checkpoint.session_id!r}")
 
     def __call__(self, connection: sqlite3.Connection) -> None:
+        _save_all(connection, (self,))
+
+    @staticmethod
+    def batch(connection: sqlite3.Connection, saves: Sequence[_Save]) -> Sequence[None]:
+        _save_all(connection, saves)
+        return [None] * len(saves)
+
+    def row(self) -> tuple[Any, ...]:
         checkpoint, body = self._checkpoint, self._body
-        session, number = checkpoint.session_id, checkpoint.number
-        (last,) = connection.execute("SELECT max(number) FROM checkpoints WHERE session_id = ?", (session,)).fetchone()
-        if number != (last or 0) + 1:
-            raise CheckpointConflictError(session, number - 1, last or 0)
-        connection.execute("DELETE FROM checkpoint_finished WHERE session_id = ?", (session,))
-        ran, skipped = _encode(checkpoint.ran_nodes).decode(), _encode(checkpoint.skipped_nodes).decode()
-        connection.execute(
-            "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (session, number, checkpoint.run_id, checkpoint.step, ran, skipped, _crc(session, number, body), body),
-        )
-        if self._keep is not None:
-            _trim(connection, session, self._keep)
+        ran, skipped = _names(checkpoint.ran_nodes), _names(checkpoint.skipped_nodes)
+        crc = _crc(self.session, self.number, body)
+        return self.session, self.number, checkpoint.run_id, checkpoint.step, ran, skipped, crc, body
+
+
+def _save_all(connection: sqlite3.Connection, saves: Sequence[_Save]) -> None:
+    """One statement looks up the last numbers of up to 64 sessions, and one writes as many checkpoints."""
+    for at in range(0, len(saves), _ROWS):
+        part = saves[at : at + _ROWS]
+        last: dict[str, int] = {}
+        outputs: list[str] = []
+        for session, number, kept in connection.execute(_STANDS[len(part)], [save.session for save in part]):
+            last[session] = number
+            if kept:
+                outputs.append(session)
+        values: list[Any] = []
+        for save in part:
+            if save.number != last[save.session] + 1:
+                raise CheckpointConflictError(save.session, save.number - 1, last[save.session])
+            last[save.session] = save.number
+            values += save.row()
+        for session in outputs:
+            connection.execute("DELETE FROM checkpoint_finished WHERE session_id = ?", (session,))
+        connection.execute(_INSERT[len(part)], values)
+    for save in saves:
+        if save.keep is not None:
+            _trim(connection, save.session, save.keep)
 
 
 def _trim(connection: sqlite3.Connection, session: str, keep: int) -> int:
@@ -210,6 +244,10 @@ def _load(place: str, session: str, number: int, crc: int, body: bytes) -> Check
         return _decoder.decode(body)
     except msgspec.MsgspecError as exc:
         raise LogCorruptError(place, f"checkpoint {number} of session {session!r} cannot be read: {exc}") from exc
+
+
+def _names(nodes: tuple[str, ...]) -> str:
+    return _encode(nodes).decode() if nodes else "[]"
 
 
 def _encoded(value: Checkpoint | Finished, what: str) -> bytes:

@@ -29,8 +29,10 @@ __all__ = [
     "delete",
     "drop_run",
     "find",
+    "find_all",
     "insert",
     "records",
+    "rows",
     "update",
 ]
 
@@ -60,7 +62,22 @@ _INSERT = {n: "INSERT INTO log_events VALUES " + ",".join(["(?,?,?)"] * n) for n
 _COLUMNS = (
     "run_id, session_id, attempt, epoch, first_position, last_position, outcome, events, bytes, started_at, updated_at"
 )
-_TYPES: tuple[Any, ...] = (str, str, int, str, int, int, (str, type(None)), int, int, str, str)
+_TYPES = frozenset((str, str, int, str, int, int, outcome, int, int, str, str) for outcome in (str, type(None)))
+_FIND = {
+    n: f"SELECT run_key, {_COLUMNS}, crc, digest FROM log_runs WHERE run_id IN ({','.join('?' * n)})"
+    for n in range(1, _ROWS + 1)
+}
+_UPDATE = {
+    n: "WITH new(key, a, e, f, l, o, n, b, u, c) AS"
+    f" (VALUES {','.join(['(?,?,?,?,?,?,?,?,?,?)'] * n)}) UPDATE log_runs SET attempt = a, epoch = e,"
+    " first_position = f, last_position = l, outcome = o, events = n, bytes = b, updated_at = u, crc = c"
+    " FROM new WHERE run_key = key"
+    for n in range(2, _ROWS + 1)
+}
+_UPDATE[1] = (
+    "UPDATE log_runs SET attempt = ?2, epoch = ?3, first_position = ?4, last_position = ?5, outcome = ?6, events = ?7,"
+    " bytes = ?8, updated_at = ?9, crc = ?10 WHERE run_key = ?1"
+)
 
 
 class _Version(msgspec.Struct):
@@ -72,15 +89,20 @@ _version = msgspec.json.Decoder(_Version)
 
 def find(connection: sqlite3.Connection, run_id: str, place: str) -> tuple[int, RunRecord] | None:
     """The run's key and record."""
-    row = connection.execute(
-        f"SELECT run_key, {_COLUMNS}, crc, digest FROM log_runs WHERE run_id = ?", (run_id,)
-    ).fetchone()
-    if row is None:
-        return None
-    key, record = _record(row, place)
-    if record.run_id != run_id:
-        raise LogCorruptError(place, f"the index of runs leads from {run_id!r} to {record.run_id!r}")
-    return key, record
+    return find_all(connection, (run_id,), place).get(run_id)
+
+
+def find_all(connection: sqlite3.Connection, run_ids: Sequence[str], place: str) -> dict[str, tuple[int, RunRecord]]:
+    """Keys and records of those of these runs that are there."""
+    found: dict[str, tuple[int, RunRecord]] = {}
+    for at in range(0, len(run_ids), _ROWS):
+        part = run_ids[at : at + _ROWS]
+        for row in connection.execute(_FIND[len(part)], part):
+            key, record = _record(row, place)
+            if record.run_id not in part:
+                raise LogCorruptError(place, f"the index of runs leads from one of {part!r} to {record.run_id!r}")
+            found[record.run_id] = key, record
+    return found
 
 
 def records(connection: sqlite3.Connection, place: str, where: str = "1", values: Sequence[Any] = ()) -> list[Any]:
@@ -122,24 +144,35 @@ def drop_run(connection: sqlite3.Connection, key: int, record: RunRecord) -> Non
     connection.execute("UPDATE log_directory SET runs = runs - 1, digests = digests - ? WHERE id = 1", (digest,))
 
 
-def update(connection: sqlite3.Connection, key: int, record: RunRecord) -> None:
-    values = _values(record)
-    # Without run_id, session_id and started_at, which never change: naming run_id would rewrite its index too.
-    connection.execute(
-        "UPDATE log_runs SET attempt = ?, epoch = ?, first_position = ?, last_position = ?, outcome = ?, events = ?,"
-        " bytes = ?, updated_at = ?, crc = ? WHERE run_key = ?",
-        (*values[2:9], values[10], _check_of(key, values), key),
-    )
+def update(connection: sqlite3.Connection, records: Sequence[tuple[int, RunRecord]]) -> None:
+    """Write the records of runs under their keys."""
+    values: list[Any] = []
+    for key, record in records:
+        columns = _values(record)
+        # Without run_id, session_id and started_at, which never change: naming run_id would rewrite its index too.
+        values += (key, *columns[2:9], columns[10], _check_of(key, columns))
+    for at in range(0, len(values), 10 * _ROWS):
+        part = values[at : at + 10 * _ROWS]
+        connection.execute(_UPDATE[len(part) // 10], part)
 
 
-def insert(connection: sqlite3.Connection, key: int, run_id: str, first: int, bodies: Sequence[bytes]) -> None:
-    """Write events from position ``first`` on."""
+def rows(key: int, run_id: str, first: int, bodies: Sequence[bytes]) -> list[Any]:
+    """Events from position ``first`` on as values for ``insert``, three each.
+
+    Raises:
+        EventInvalidError: the position is too large.
+    """
     if first + len(bodies) >= 1 << _SEQ_BITS:
         raise EventInvalidError("run_seq", f"{first} is beyond what a log can count to")
     start, base = zlib.crc32(run_id.encode()), key << _SEQ_BITS
     values: list[Any] = []
     for seq, body in enumerate(bodies, first):
         values += (base | seq, zlib.crc32(body, zlib.crc32(seq.to_bytes(8), start)), body)
+    return values
+
+
+def insert(connection: sqlite3.Connection, values: Sequence[Any]) -> None:
+    """Write events, of any runs."""
     for at in range(0, len(values), 3 * _ROWS):
         part = values[at : at + 3 * _ROWS]
         connection.execute(_INSERT[len(part) // 3], part)
@@ -188,7 +221,7 @@ def decode(body: bytes, place: str) -> Event:
 
 def _record(row: Sequence[Any], place: str) -> tuple[int, RunRecord]:
     key, values, crc, digest = row[0], row[1:12], row[12], row[13]
-    if not all(isinstance(value, kind) for value, kind in zip(values, _TYPES, strict=True)):
+    if tuple(map(type, values)) not in _TYPES:
         raise LogCorruptError(place, f"the record of run {values[0]!r} is damaged")
     if crc != _check_of(key, values) or digest != zlib.crc32(values[0].encode()):
         raise LogCorruptError(place, f"the checksum of the record of run {values[0]!r} does not fit")

@@ -37,8 +37,10 @@ from weavegraph.log._rows import (
     delete,
     drop_run,
     find,
+    find_all,
     insert,
     records,
+    rows,
     update,
 )
 from weavegraph.log._rules import RunRecord, advance, check_batch, check_writer, fenced, held
@@ -248,10 +250,55 @@ class SqliteLog:
 
     def _find_to_write(self, connection: sqlite3.Connection, run_id: str) -> tuple[int, RunRecord] | None:
         found = find(connection, run_id, self._place)
-        if found is None and self._checked != id(connection):
-            check_directory(connection, self._place, run_id)  # once: a look at every new run would cost more and more
-            self._checked = id(connection)
+        if found is None:
+            self._check_once(connection, run_id)
         return found
+
+    def _check_once(self, connection: sqlite3.Connection, run_id: str) -> None:
+        """A run is not there: was it never? Once, since a look at every new run would cost more and more."""
+        if self._checked != id(connection):
+            check_directory(connection, self._place, run_id)
+            self._checked = id(connection)
+
+    def _append_all(self, connection: sqlite3.Connection, appends: Sequence[_Append]) -> list[int]:
+        """Each run's last position. Runs are found, events written and records updated by a statement for up to 64."""
+        for append in appends:
+            check_batch(append.about, append.events)
+        stand = find_all(connection, [*{append.about: None for append in appends}], self._place)
+        values: list[Any] = []
+        changed: dict[str, tuple[int, RunRecord]] = {}
+        results: list[int] = []
+        count = 0
+        for append in appends:
+            run_id, events = append.about, append.events
+            found = stand.get(run_id)
+            if found is None:
+                self._check_once(connection, run_id)
+            key, record = (0, None) if found is None else found
+            known = held(record, events)
+            if known and record is not None:
+                if run_id in changed:  # what is compared must be there
+                    insert(connection, values)
+                    values = []
+                append.compare(connection, key, record, events[:known])
+            if known == len(events):
+                results.append(0 if record is None else record.last)
+                continue
+            check_writer(run_id, record, events, known, anywhere=append.anywhere)
+            new = events[known:]
+            texts = [to_json(event) for event in new]
+            first = new[0].run_seq
+            assert first is not None
+            record = advance(record, new, sum(map(len, texts)))
+            key = key or add_run(connection, record)
+            values += rows(key, run_id, first, texts)
+            count += len(new)
+            stand[run_id] = changed[run_id] = key, record
+            results.append(record.last)
+        insert(connection, values)
+        update(connection, [*changed.values()])
+        self._added(connection, count, any(record.finished for _, record in changed.values()))
+        return results
 
     def _added(self, connection: sqlite3.Connection, count: int, finished: bool) -> None:
         self._since_retained += count
@@ -279,31 +326,13 @@ class _Append:
     """``append`` as an operation of the store."""
 
     def __init__(self, log: SqliteLog, run_id: str, events: tuple[Event, ...], *, anywhere: bool = False) -> None:
-        self.about, self._log, self._events, self._anywhere = run_id, log, events, anywhere
+        self.about, self.events, self.anywhere, self._log = run_id, events, anywhere, log
+        self.batch = log._append_all  # appends to one log, by whatever runs, are one batch
 
     def __call__(self, connection: sqlite3.Connection) -> int:
-        log, run_id, events = self._log, self.about, self._events
-        check_batch(run_id, events)
-        found = log._find_to_write(connection, run_id)
-        key, record = (0, None) if found is None else found
-        known = held(record, events)
-        if known and record is not None:
-            self._compare(connection, key, record, events[:known])
-        if known == len(events):
-            return 0 if record is None else record.last
-        check_writer(run_id, record, events, known, anywhere=self._anywhere)
-        new = events[known:]
-        texts = [to_json(event) for event in new]
-        first = new[0].run_seq
-        assert first is not None
-        record = advance(record, new, sum(map(len, texts)))
-        key = key or add_run(connection, record)
-        insert(connection, key, run_id, first, texts)
-        update(connection, key, record)
-        log._added(connection, len(new), record.finished)
-        return record.last
+        return self.batch(connection, (self,))[0]
 
-    def _compare(self, connection: sqlite3.Connection, key: int, record: RunRecord, events: tuple[Event, ...]) -> None:
+    def compare(self, connection: sqlite3.Connection, key: int, record: RunRecord, events: tuple[Event, ...]) -> None:
         """What is given again must be what is held; positions that were trimmed are taken on trust."""
         first = events[0].run_seq
         assert first is not None
@@ -311,7 +340,7 @@ class _Append:
             if position - first >= len(events):
                 break
             if body != to_json(events[position - first]):
-                raise fenced(record, self._events[-1])
+                raise fenced(record, self.events[-1])
 
 
 class _Trim:
@@ -341,7 +370,7 @@ def _cut(connection: sqlite3.Connection, key: int, record: RunRecord, upto: int,
     if upto < record.last:
         size = sum(len(body) for _, body in bodies(connection, key, record, 0, gone, place))
     delete(connection, key, record.first, upto)
-    update(connection, key, record.trimmed(upto, size))
+    update(connection, [(key, record.trimmed(upto, size))])
     return gone
 
 

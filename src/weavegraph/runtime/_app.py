@@ -77,7 +77,8 @@ class App(Generic[S]):
         self._loads = LoopThread("weavegraph-loads")  # checkpoints that are needed where nothing can be awaited
         self._log: EventLog | None = opened_log(config.log)
         self._checkpointer: Checkpointer | None = open_checkpointer(config.checkpointer)
-        self._one_file = share_a_file(self._log, self._checkpointer)
+        self._saves_by_operation = saves_by_operation(self._checkpointer)
+        self._one_file = self._saves_by_operation and share_a_file(self._log, self._checkpointer)
         self._is_open = False  # log and checkpointer
         self._closed = False
 
@@ -770,6 +771,14 @@ def share_a_file(log: Any, checkpointer: Any) -> bool:
         return False
     ours.require_those_of(theirs)
     return True
+
+
+def saves_by_operation(checkpointer: Any) -> bool:
+    """Whether it can save by an operation of a store, and nobody has put a ``save`` of their own over it."""
+    if not hasattr(getattr(checkpointer, "store", None), "post") or "save" in vars(checkpointer):
+        return False
+    kinds = type(checkpointer).__mro__
+    return "saving" in next((vars(kind) for kind in kinds if "save" in vars(kind) or "saving" in vars(kind)), ())
 
 
 class Known(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from weavegraph.bus import Lane, SinkGuard
 from weavegraph.errors import EmitterError, GraphError, LogError, RunCancelledError, SessionBusyError
-from weavegraph.events import LLMStreamingEvent, Redactor
+from weavegraph.events import FrozenDict, LLMStreamingEvent, Redactor
 from weavegraph.protocols import Checkpointer
 from weavegraph.runtime._attempt import Attempt, code_of, describe
 from weavegraph.runtime._cancel import CancelToken
@@ -85,7 +85,7 @@ class Execution:
         self.checkpointer = checkpointer if config.durability != "off" else None
         self.number: int | None = None  # of the session's latest checkpoint; unknown until it was looked up
         self._saved: RunStatus | None = None  # the status of the checkpoint saved last
-        self._saving: asyncio.Task[None] | None = None
+        self._saving: asyncio.Future[None] | None = None
         self._fault: BaseException | None = None
         self._stopping = False  # at the next barrier
         self._began = time.monotonic()
@@ -267,8 +267,48 @@ class Execution:
         """Save a checkpoint, whole or not at all: a cancelled caller does not tear what is under way."""
         if self.checkpointer is None or self.walk is None or not self._current:
             return
+        if self.number is not None and self.app._saves_by_operation:
+            await self._post(status, outcome)
+            return
         self._saving = asyncio.get_running_loop().create_task(self._save(status, outcome))
         await asyncio.shield(self._saving)
+
+    def _post(self, status: RunStatus, outcome: StepOutcome | None) -> asyncio.Future[None]:
+        """Hand a checkpoint to the writer of its file, and say so: in one transaction when the log is in the same file
+        (contract D3). Without a task, which costs a step three turns of the loop."""
+        checkpointer: Any = self.checkpointer
+        began, loop = time.monotonic(), asyncio.get_running_loop()
+        self.attempt.flush()
+        checkpoint = self.snapshot(status, outcome)
+        operation = checkpointer.saving(checkpoint)
+        together = self.recorder is not None and self.app._one_file
+        waiter: asyncio.Future[None] = loop.create_future()
+        saved: asyncio.Future[None] = loop.create_future()  # not the same: a cancelled caller cancels the other
+
+        def done(result: Any) -> None:
+            if not isinstance(result, BaseException):
+                try:
+                    if not together:
+                        self._announce(checkpoint)
+                    self._has_saved(checkpoint, status, began)
+                except BaseException as exc:
+                    result = exc
+            for future in (saved, waiter):
+                if future.done():
+                    continue
+                if isinstance(result, BaseException):
+                    future.set_exception(result)
+                    saved.exception()  # told
+                else:
+                    future.set_result(None)
+
+        if together:
+            assert self.recorder is not None
+            self.recorder.save_with(lambda: self._announce(checkpoint), operation, done)
+        else:
+            checkpointer.store.post((operation,), done)
+        self._saving = saved
+        return waiter
 
     @property
     def _current(self) -> bool:
@@ -280,30 +320,27 @@ class Execution:
         if self.number is None:
             latest = await self.checkpointer.latest(self.lane.session_id)
             self.number = 0 if latest is None else latest.number
+        if self.app._saves_by_operation:
+            await self._post(status, outcome)
+            return
         began = time.monotonic()
         self.attempt.flush()
         checkpoint = self.snapshot(status, outcome)
-        await self._commit(checkpoint)
+        await self.checkpointer.save(checkpoint)
+        self._announce(checkpoint)
+        self._has_saved(checkpoint, status, began)
+
+    def _has_saved(self, checkpoint: Checkpoint, status: RunStatus, began: float) -> None:
+        if self.recorder is not None:
+            self.recorder.let_go()
         self.number, self._saved = checkpoint.number, status
         self.attempt.observe("on_checkpoint_saved", checkpoint.session_id, checkpoint.number, time.monotonic() - began)
 
-    async def _commit(self, checkpoint: Checkpoint) -> None:
-        """Save, and say so; in one transaction when the log is in the same file (contract D3)."""
-        assert self.checkpointer is not None
+    def _announce(self, checkpoint: Checkpoint) -> None:
         metadata = {"session": checkpoint.session_id, "number": checkpoint.number, "step": checkpoint.step}
-
-        def announce() -> None:
-            text = f"checkpoint {checkpoint.number}"
-            self.attempt.say("weavegraph.checkpoint.saved", text, metadata, step=checkpoint.step)
-
-        saving = getattr(self.checkpointer, "saving", None)
-        if self.recorder is not None and saving is not None and self.app._one_file:
-            await asyncio.wrap_future(self.recorder.save_with(announce, saving(checkpoint)))
-        else:
-            await self.checkpointer.save(checkpoint)
-            announce()
-            if self.recorder is not None:
-                self.recorder.let_go()
+        text = f"checkpoint {checkpoint.number}"
+        self.attempt.note("weavegraph.checkpoint.saved", text, FrozenDict(metadata), None, checkpoint.step, ())
+        self.attempt.flush()
 
     def _log_failed(self, error: BaseException) -> None:
         """The log cannot be written any more: the run must not go on as if it were."""

@@ -34,21 +34,24 @@ def flatten(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         StateError: a value has no form as data; the text says which key.
     """
-    flat = msgspec.structs.replace(
-        checkpoint,
-        values={key: _plain(value, f"the state's {key!r}") for key, value in checkpoint.values.items()},
-        frontier=tuple(
+    changed: dict[str, Any] = {"values": _plain_values(checkpoint.values), "encoded": True}
+    # Most have none of the following: what need not be gone through is not.
+    if any(task.payload is not None for task in checkpoint.frontier):
+        changed["frontier"] = tuple(
             Task(task.node, task.sent, _plain(task.payload, f"the payload sent to {task.node!r}"))
             for task in checkpoint.frontier
-        ),
-        finished=tuple(map(flatten_finished, checkpoint.finished)),
-        questions=tuple(
+        )
+    if checkpoint.finished:
+        changed["finished"] = tuple(map(flatten_finished, checkpoint.finished))
+    if checkpoint.questions:
+        changed["questions"] = tuple(
             msgspec.structs.replace(each, question=_plain(each.question, "a question")) for each in checkpoint.questions
-        ),
-        answers={key: tuple(_plain(each, "an answer") for each in given) for key, given in checkpoint.answers.items()},
-        encoded=True,
-    )
-    return _sayable(flat)
+        )
+    if checkpoint.answers:
+        changed["answers"] = {
+            key: tuple(_plain(each, "an answer") for each in given) for key, given in checkpoint.answers.items()
+        }
+    return _sayable(msgspec.structs.replace(checkpoint, **changed))
 
 
 def flatten_finished(done: Finished) -> Finished:
@@ -85,6 +88,14 @@ def revive(schema: StateSchema, checkpoint: Checkpoint) -> Checkpoint:
         ),
         encoded=False,
     )
+
+
+def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.to_builtins(dict(values), enc_hook=_hook)
+        return found
+    except (TypeError, ValueError, RecursionError):  # one by one, to say which
+        return {key: _plain(value, f"the state's {key!r}") for key, value in values.items()}
 
 
 def _plain(value: Any, what: str) -> Any:

@@ -10,13 +10,13 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from weavegraph.errors import ConfigError, ForkedLogError, LogClosedError
-from weavegraph.storage._job import Job, Op
+from weavegraph.storage._job import Job, Op, Outcome
 from weavegraph.storage._notices import Notices, Watch
 from weavegraph.storage._open import may_write
 from weavegraph.storage._poller import Poller
@@ -126,6 +126,18 @@ class SqliteStore:
         job = Job(ops, self._schemas, self.durability == "durable", asyncio.get_running_loop())
         self._open().writer.put(job)
         return await cast("asyncio.Future[tuple[Any, ...]]", job.future)
+
+    def post(
+        self, ops: Sequence[Op], done: Callable[[Outcome], None], told: Callable[[Outcome], bool] | None = None
+    ) -> None:
+        """``write``, for a coroutine that goes on meanwhile: ``done`` gets what the operations returned, or the error,
+        in the running loop, a turn before one that awaits a future would. It cannot be taken back.
+
+        ``told``: gets it before, on the writer thread, and returns whether ``done`` is to have it. It must be quick,
+        and must not raise.
+        """
+        job = Job(ops, self._schemas, self.durability == "durable", asyncio.get_running_loop(), done, told)
+        self._open().writer.put(job)
 
     async def query(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``function`` on a reader thread: a read-only connection, one snapshot.

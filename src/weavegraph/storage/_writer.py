@@ -14,7 +14,7 @@ from typing import Any
 
 from weavegraph.errors import LogClosedError, LogCorruptError, LogError, LogUnavailableError
 from weavegraph.storage._faults import is_environment, translate
-from weavegraph.storage._job import Job, deliver
+from weavegraph.storage._job import Job, deliver, run_all
 from weavegraph.storage._mark import Mark
 from weavegraph.storage._notices import Notices
 from weavegraph.storage._open import open_writer
@@ -120,7 +120,7 @@ class Writer:
                 self._room.make()
             outcomes: list[tuple[Any, ...] | BaseException]
             try:
-                outcomes = [job.run(connection) for job in jobs]
+                outcomes = [*run_all(connection, jobs)]
             except BaseException as exc:
                 if len(jobs) == 1 or (isinstance(exc, sqlite3.Error) and is_environment(exc)):
                     raise
