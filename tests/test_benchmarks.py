@@ -122,11 +122,11 @@ BOUNDS: dict[str, tuple[Callable[[], float], int]] = {
     "publish": (lambda: count(publishing), 400),
     "delivery to an async for": (lambda: count(delivering) - count(publishing), 60),
     "add_node and add_edge": (lambda: count(describing), 800),
-    "compile, a node": (lambda: count(compiling) - count(describing), 800),
+    "compile, a node": (lambda: count(compiling) - count(describing), 710),
     "ctx.emit, read by one": (lambda: prepared(streaming.burst), 650),
-    "a node of a chain": (lambda: prepared(graph.chain), 2250),
-    "a turn of a loop, a router after it": (lambda: prepared(graph.loop), 3100),
-    "a branch of a fan-out": (lambda: prepared(graph.fan_out), 2800),
+    "a node of a chain": (lambda: prepared(graph.chain), 2130),
+    "a turn of a loop, a router after it": (lambda: prepared(graph.loop), 3030),
+    "a branch of a fan-out": (lambda: prepared(graph.fan_out), 1560),
 }
 
 

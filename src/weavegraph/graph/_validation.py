@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from weavegraph.graph._compiled import END, START, CompiledGraph, NodePlan
 
@@ -109,17 +109,15 @@ def topological_order(graph: CompiledGraph) -> tuple[str, ...]:
 def _sorted(graph: CompiledGraph, *, through_commands: bool = False) -> list[str]:
     """Kahn's algorithm over plain edges; a node that may return commands does not always follow its edges."""
 
-    def edges(plan: NodePlan) -> Iterable[str]:
-        return plan.edges if through_commands or plan.goto == () else ()
-
-    waits = dict.fromkeys(graph.nodes, 0)
-    for plan in graph.nodes.values():
-        for target in edges(plan):
+    edges = {name: plan.edges if through_commands or plan.goto == () else () for name, plan in graph.nodes.items()}
+    waits = dict.fromkeys(edges, 0)
+    for targets in edges.values():
+        for target in targets:
             if target in waits:
                 waits[target] += 1
     done = [name for name, count in waits.items() if not count]
     for name in done:  # grows while it is read
-        for target in edges(graph.nodes[name]):
+        for target in edges[name]:
             if target in waits:
                 waits[target] -= 1
                 if not waits[target]:
@@ -136,4 +134,4 @@ def _targets(plan: NodePlan) -> tuple[str, ...]:
 
 
 def _goes_anywhere(plan: NodePlan) -> bool:
-    return plan.goto is None or any(edge.to is None for edge in plan.conditional)
+    return plan.goto is None or (plan.conditional != () and any(edge.to is None for edge in plan.conditional))
