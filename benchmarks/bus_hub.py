@@ -11,7 +11,7 @@ import asyncio
 import statistics
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from benchmarks.measure import Sample, cpu_seconds, rounds, table
 from weavegraph import EndOfStream, EventBus, EventHub, EventStream, node_message
@@ -34,6 +34,7 @@ def run(quick: bool = False) -> str:
         from_a_thread(count, 10_000 if quick else 40_000),
         publish_cost(3 * count, 4_000 if quick else 8_000),
         emit(count, 10_000 if quick else 40_000),
+        floor(count, quick),
     ]
     return "\n\n".join(parts)
 
@@ -422,6 +423,93 @@ def _loop(call: Callable[[Event], object], events: int, fresh: bool) -> float:
         for _ in range(events):
             call(EVENT)
     return (cpu_seconds() - before) / events
+
+
+# ── what iterating costs without a hub ───────────────────────────────────────────────────────────────
+
+
+def floor(count: int, quick: bool) -> str:
+    """The fan-out of ``async for`` by generators over one list that only grows: what any hub in Python is bound by."""
+    rows = []
+    for burst in (64, 1):
+        for readers in READERS:
+            wanted = (20_000 if quick else 120_000) if burst > 1 else (6_000 if quick else 24_000)
+            events = max((4 if quick else 30) * 64 if burst > 1 else (40 if quick else 200), wanted // readers)
+            events = events // burst * burst
+            results = rounds(
+                {
+                    "bare": lambda n=readers, e=events, b=burst: asyncio.run(_Shared(n).spread(e, b)),
+                    "Queue": lambda n=readers, e=events, b=burst: _run(_queues, n, e, b, _get),
+                },
+                count,
+            )
+            bare, queue = results["bare"], results["Queue"]
+            rows.append([f"{readers}, burst {burst}", bare.text(_rate), queue.text(_rate), _times(bare, queue)])
+    return (
+        f"### No hub: generators over one growing list, deliveries per CPU second, {count} rounds\n\n"
+        + table(["readers", "generators", "Queue", "× Queue"], rows)
+        + "\n\nNo stamp, no check, no bound, no books, no threads, and nothing is ever forgotten: the most that `async for`"
+        " can reach here, whatever is behind it."
+    )
+
+
+class _Shared:
+    """Readers that park on a future each, and share the slice that all of them are to read next."""
+
+    def __init__(self, readers: int) -> None:
+        self.items: list[Event] = []
+        self.slice: tuple[tuple[int, int], tuple[Event, ...]] = ((0, 0), ())
+        self.parked: dict[int, asyncio.Future[None]] = {}
+        self.waking = self.ended = False
+        self.readers = readers
+
+    async def read(self, key: int, loop: asyncio.AbstractEventLoop) -> AsyncIterator[Event]:
+        position, items = 0, self.items
+        while True:
+            if position == len(items):
+                if self.ended:
+                    return
+                future = self.parked[key] = loop.create_future()
+                await future
+                continue
+            if self.slice[0] != (position, len(items)):
+                self.slice = (position, len(items)), tuple(items[position:])
+            part = self.slice[1]
+            for event in part:
+                yield event
+            position += len(part)
+
+    async def count(self, key: int) -> int:
+        count = 0
+        async for _ in self.read(key, asyncio.get_running_loop()):
+            count += 1
+        return count
+
+    def wake(self) -> None:
+        self.waking = False
+        parked, self.parked = self.parked, {}
+        for future in parked.values():
+            future.set_result(None)
+
+    async def spread(self, events: int, burst: int) -> float:
+        tasks = [asyncio.ensure_future(self.count(key)) for key in range(self.readers)]
+        await asyncio.sleep(0)
+        loop, append = asyncio.get_running_loop(), self.items.append
+        before = cpu_seconds()
+        for _ in range(events // burst):
+            for _ in range(burst):
+                append(EVENT)
+                if self.parked and not self.waking:
+                    if len(self.parked) <= 8:
+                        self.wake()
+                    else:
+                        self.waking = True
+                        loop.call_soon(self.wake)
+            await asyncio.sleep(0)
+        self.ended = True
+        self.wake()
+        got = await asyncio.gather(*tasks)
+        return _deliveries(got, events, self.readers) / (cpu_seconds() - before)
 
 
 def _rate(value: float) -> str:

@@ -351,6 +351,52 @@ async def test_a_reader_that_always_finds_events_lets_the_loop_run(filtered: boo
         assert max(steps[1:]) <= 5
 
 
+@clause("R7")
+@pytest.mark.parametrize("ahead", [1, 2, 3])
+async def test_a_reader_that_publishes_what_it_will_read_next_lets_the_loop_run(ahead: int) -> None:
+    with EventHub() as hub, hub.subscribe() as stream:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(fill, hub, ahead)  # when the reader is parked
+        loop.call_soon(loop.call_soon, loop.call_soon, hub.close)
+        handled = 0
+        async for _ in stream:
+            handled += 1
+            assert handled < 1_000_000, "the loop never ran"
+            if not hub.closed:
+                fill(hub, 1)
+        assert handled == hub.head
+
+
+@clause("4.drop_oldest", "R1")
+@pytest.mark.parametrize("history", [1, 2, 16])
+@pytest.mark.parametrize("capacity", [1, 2, None])
+@pytest.mark.parametrize("published", [1, 2, 3])
+async def test_a_waiting_reader_gets_few_events_exactly(history: int, capacity: int | None, published: int) -> None:
+    """Few events are taken without a slice; what does not fit is lost and told, as with many."""
+    with EventHub(history) as hub, hub.subscribe(capacity=capacity) as stream:
+        got: list[int | tuple[int, int]] = []
+
+        async def read() -> None:
+            async for event in stream:
+                got.append(event.seq or tuple(event.metadata.values())[1:])  # type: ignore[arg-type]
+
+        task = asyncio.create_task(read())
+        await settle()
+        wanted: list[int | tuple[int, int]] = []
+        for turn in range(3):
+            fill(hub, published)
+            await settle()
+            last = published * (turn + 1)
+            kept = min(published, capacity or history)
+            if published > kept:
+                wanted.append((last - published + 1, last - kept))
+            wanted += range(last - kept + 1, last + 1)
+        hub.close()
+        await task
+        assert got == wanted
+        assert balanced(stream)
+
+
 @clause("R8")
 async def test_a_stream_taken_before_and_read_after_still_yields_the_first_event() -> None:
     with EventHub() as hub:
