@@ -490,7 +490,7 @@ class EventStream:
             if self._waiting:
                 raise StreamBusyError
             if not self._special:
-                # The usual reader of a live stream: it waits, or few events are there. Without a call: 30 % of a wake-up.
+                # The usual reader of a live stream waits, or finds few events. Without a call: 30 % of a wake-up.
                 head, position = ring.head, self._base
                 if head == position:
                     rested = FEW
