@@ -448,8 +448,8 @@ def floor(count: int, quick: bool) -> str:
     return (
         f"### No hub: generators over one growing list, deliveries per CPU second, {count} rounds\n\n"
         + table(["readers", "generators", "Queue", "× Queue"], rows)
-        + "\n\nNo stamp, no check, no bound, no books, no threads, and nothing is ever forgotten: the most that `async for`"
-        " can reach here, whatever is behind it."
+        + "\n\nNo stamp, no check, no bound, no books, no threads, and nothing is ever forgotten: the most that "
+        "`async for` can reach here, whatever is behind it."
     )
 
 

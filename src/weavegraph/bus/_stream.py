@@ -43,8 +43,8 @@ YIELD_AFTER = 0.002
 """Seconds after which a reader that always finds events lets its loop run. Contract R7 allows 5 ms; it is looked at
 only now and then, and the first look after a wait counts as the turn that the wait was."""
 FEW = 2
-"""So many events are taken one by one, without a slice of the ring: as many as a reader of a crowd finds when the producer
-yields after each event. With 64 readers that saves 29 % of an event's instructions."""
+"""So many events are taken one by one, without a slice of the ring: as many as a reader of a crowd finds when the
+producer yields after each event. With 64 readers that saves 29 % of an event's instructions."""
 FILTER_SLICE = 256
 """Events that one ``recv_many`` shows to its filter before it looks at the clock."""
 WARN_EVERY = 10.0
