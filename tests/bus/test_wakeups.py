@@ -50,7 +50,7 @@ class Leaver:
         self.held["late"] = self.late
 
 
-@pytest.mark.parametrize("which", ["loops", "threads", "readers", "heeded"])
+@pytest.mark.parametrize("which", ["loops", "threads", "readers", "heeded", "producers"])
 def test_a_collection_in_the_midst_of_a_copy_spoils_it_not(which: str) -> None:
     """Python 3.11 collects wherever something is allocated, and so while a tuple of a dictionary is being made."""
     spoilt = []
@@ -60,6 +60,9 @@ def test_a_collection_in_the_midst_of_a_copy_spoils_it_not(which: str) -> None:
         held: dict[Any, Any]
         if which == "loops":
             held = {n: group.loop.create_future() for n in range(9)}
+        elif which == "producers":
+            held = hub._producers
+            held |= {group.loop.create_future(): group.loop for _ in range(9)}
         elif which == "threads":
             held = hub._wakeups._threads
             for n in range(9):
@@ -76,6 +79,8 @@ def test_a_collection_in_the_midst_of_a_copy_spoils_it_not(which: str) -> None:
         try:
             if which == "loops":
                 _wake(held)
+            elif which == "producers":
+                hub._room_freed()
             elif which == "threads":
                 hub._wakeups.notify()
             elif which == "readers":

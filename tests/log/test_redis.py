@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -12,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+from asyncio.selector_events import _SelectorSocketTransport
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -512,6 +515,24 @@ async def test_users_and_rights_of_an_acl() -> None:
             await reader.append("b", logged("b", 1, 1))
         for handle in (log, other, reader):
             await handle.aclose()
+
+
+async def test_closing_a_log_closes_its_sockets_at_once(server: RedisServer) -> None:
+    def open_sockets() -> list[Any]:
+        gc.collect()
+        found = [each for each in gc.get_objects() if type(each) is _SelectorSocketTransport]
+        return [each for each in found if each._sock is not None]
+
+    before = len(open_sockets())
+    for turn in range(10):
+        log = RedisLog.from_url(f"{server.url}?prefix=closing")
+        task = asyncio.ensure_future(collected(log.follow(f"run-{turn}")))
+        await log.append(f"run-{turn}", logged(f"run-{turn}", 1, 1))
+        assert len(open_sockets()) > before
+        await log.aclose()
+        with contextlib.suppress(LogError):
+            await asyncio.wait_for(task, 20)
+        assert len(open_sockets()) == before
 
 
 def test_a_url_says_what_it_can_and_nothing_else(server: RedisServer) -> None:

@@ -285,7 +285,7 @@ class EventHub:
 
     def _room_freed(self) -> None:
         """A ``block`` subscriber read or left: let waiting producers look again."""
-        for room, loop in list(self._producers.items()):
+        for room, loop in dict(self._producers).items():
             try:
                 loop.call_soon_threadsafe(_resolve, room)
             except RuntimeError:  # that producer's loop is closed; so is the producer

@@ -160,12 +160,14 @@ class Server:
         self._thread.stop(0.0)
 
     async def _close(self) -> None:
-        for task in (self._writing, self._reading):
-            if task is not None:
-                task.cancel()
+        tasks = [task for task in (self._writing, self._reading) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # each gives its connection back
         idle, self._idle = self._idle, []
         for connection in idle:
             await self._discard(connection)
+        await asyncio.sleep(0)  # a socket is closed in the turn after its transport was
 
     # ── in the loop ───────────────────────────────────────────────────────────────────────────────
 
