@@ -3,8 +3,9 @@
 A reader arms first and looks again; a publisher publishes first and looks for armed readers. Whatever the order,
 one of the two sees the other, so no wake-up is lost and neither takes a lock for it.
 
-A dictionary is copied by ``dict``, its values by ``list``, in one step. ``copy()``, a ``tuple`` of the values and a ``list``
-of the items allocate in the midst of it. There Python 3.11 may collect, and what it collects may change the dictionary.
+A dictionary is copied by ``dict``, its values by ``list``, in one step. ``copy()``, a ``tuple`` of the values and a
+``list`` of the items allocate in the midst of it. There Python 3.11 may collect, and what it collects may change the
+dictionary.
 """
 
 from __future__ import annotations
