@@ -77,6 +77,7 @@ def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(asyncio.sleep(0))  # a socket is closed in the turn after its transport was
         loop.close()
 
 

@@ -163,11 +163,12 @@ class Server:
         tasks = [task for task in (self._writing, self._reading) if task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # each gives its connection back
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await self._discard(connection)
-        await asyncio.sleep(0)  # a socket is closed in the turn after its transport was
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)  # each gives its connection back
+        finally:
+            idle, self._idle = self._idle, []
+            for connection in idle:
+                await self._discard(connection)
 
     # ── in the loop ───────────────────────────────────────────────────────────────────────────────
 
