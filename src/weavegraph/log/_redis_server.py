@@ -37,6 +37,7 @@ BLOCK = 1.0  # seconds that the reader's command waits on the server
 READ = 100  # entries of each run that one answer to the reader may hold
 POLL_SHORTEST, POLL_LONGEST = 0.02, 0.2
 """Seconds between two looks where the server cannot wait for several runs at once (a cluster)."""
+GOODBYE = 0.4  # seconds that a connection may take to end when the server's thread does
 _AGAIN = RetryPolicy(base=0.02, cap=1.0)
 """Pauses before another connection; for calls and writes also less than a part of their timeout."""
 _log = logging.getLogger("weavegraph.log")
@@ -167,8 +168,7 @@ class Server:
             await asyncio.gather(*tasks, return_exceptions=True)  # each gives its connection back
         finally:
             idle, self._idle = self._idle, []
-            for connection in idle:
-                await self._discard(connection)
+            await asyncio.gather(*map(self._discard, idle))
 
     # ── in the loop ───────────────────────────────────────────────────────────────────────────────
 
@@ -222,10 +222,12 @@ class Server:
         else:
             self._idle.append(connection)
 
-    @staticmethod
-    async def _discard(connection: Any) -> None:
+    async def _discard(self, connection: Any) -> None:
         with contextlib.suppress(Exception):
-            await connection.disconnect(nowait=True)
+            if self._stopped:  # the loop will end: TLS takes some turns of it to say goodbye
+                await asyncio.wait_for(connection.disconnect(), GOODBYE)
+            else:
+                await connection.disconnect(nowait=True)
 
     # ── writes ────────────────────────────────────────────────────────────────────────────────────
 
