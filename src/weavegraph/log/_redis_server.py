@@ -377,8 +377,8 @@ class Server:
 
     def _followed(self) -> dict[bytes, tuple[Feed, int]]:
         with self._feeds_lock:
-            feeds = tuple(self._feeds.items())
-        return {key.encode(): (feed, at) for (_, key), feed in feeds if (at := feed.position) is not None}
+            feeds = dict(self._feeds)  # in one step: see bus/_wakeups.py
+        return {key.encode(): (feed, at) for (_, key), feed in feeds.items() if (at := feed.position) is not None}
 
     def _hand_out(self, feeds: dict[bytes, tuple[Feed, int]], answers: Sequence[Any]) -> bool:
         found = False
